@@ -1,0 +1,23 @@
+//! The map of the crate, in the order in which data passes through it.
+//!
+//! A file here is a stage of the path and is pure: types, decisions, and the trait it needs. A folder
+//! of the same name holds the adapters that touch the world (first line `//! outside`) or further
+//! pure parts (`//! inside`). `cargo check --no-default-features --lib` builds the inside alone.
+
+pub mod config;
+pub mod gate;
+pub mod journal;
+pub mod key;
+pub mod kms;
+pub mod notify;
+pub mod policy;
+pub mod probe;
+pub mod snapshot;
+pub mod time;
+pub mod words;
+pub mod operate;
+
+#[cfg(feature = "daemon")]
+pub mod clock;
+#[cfg(feature = "daemon")]
+pub mod published;
