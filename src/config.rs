@@ -11,6 +11,11 @@ use crate::policy::Policy;
 use crate::time::Span;
 use crate::words::{ProviderKind, Role, Severity};
 
+pub mod check;
+#[cfg(feature = "daemon")]
+pub mod load;
+pub mod raw;
+
 /// Where a secret is to be found; the value itself is never part of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SecretRef {

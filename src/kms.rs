@@ -11,6 +11,15 @@ use crate::key::{KeyTarget, KeyVersion};
 use crate::time::{Span, Wall};
 use crate::words::FailureKind;
 
+#[cfg(feature = "daemon")]
+pub mod aws;
+#[cfg(feature = "daemon")]
+pub mod azure;
+#[cfg(feature = "daemon")]
+pub mod gcp;
+#[cfg(feature = "daemon")]
+pub mod local;
+
 /// std only, so that a pure file may name it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

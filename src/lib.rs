@@ -21,3 +21,11 @@ pub mod operate;
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod published;
+#[cfg(feature = "daemon")]
+pub mod secrets;
+#[cfg(feature = "daemon")]
+pub mod store;
+#[cfg(feature = "daemon")]
+pub mod metrics;
+#[cfg(feature = "daemon")]
+pub mod http;

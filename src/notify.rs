@@ -11,6 +11,17 @@ use crate::probe::LegResult;
 use crate::time::{Span, Wall};
 use crate::words::{Access, Cause, Code, EventType, Sequence, Severity};
 
+#[cfg(feature = "daemon")]
+pub mod alertmanager;
+#[cfg(feature = "daemon")]
+pub mod email;
+#[cfg(feature = "daemon")]
+pub mod pagerduty;
+#[cfg(feature = "daemon")]
+pub mod slack;
+#[cfg(feature = "daemon")]
+pub mod webhook;
+
 /// Stable id of a notice: the same after a crash, so that receivers can drop repeats.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -1,0 +1,2 @@
+//! inside
+//! From the raw file to the validated configuration, every error with line and field.

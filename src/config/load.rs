@@ -1,0 +1,2 @@
+//! outside
+//! Reads the configuration file and the files that it names.

@@ -1,0 +1,2 @@
+//! inside
+//! The file as written: one struct per table, unknown fields refused.

@@ -1,0 +1,2 @@
+//! outside
+//! The doors: axum router, listeners, roles.

@@ -1,0 +1,2 @@
+//! outside
+//! AWS KMS through aws-sdk-kms: translates calls and answers, decides nothing.

@@ -1,0 +1,2 @@
+//! outside
+//! The embedded software KMS: a first run and the tests need no cloud.

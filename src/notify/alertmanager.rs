@@ -1,0 +1,2 @@
+//! outside
+//! Notices to Alertmanager's v2 API.

@@ -1,0 +1,2 @@
+//! outside
+//! Notices by e-mail through lettre.

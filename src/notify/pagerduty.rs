@@ -1,0 +1,2 @@
+//! outside
+//! Notices to PagerDuty Events v2.

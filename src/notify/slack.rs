@@ -1,0 +1,2 @@
+//! outside
+//! Notices to a Slack incoming webhook.

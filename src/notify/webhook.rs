@@ -1,0 +1,2 @@
+//! outside
+//! Notices as signed webhooks (Standard Webhooks).

@@ -1,0 +1,2 @@
+//! outside
+//! Resolves secret references; the value never reaches a log or an error.

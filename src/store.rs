@@ -1,0 +1,5 @@
+//! outside
+//! Where state and journal are kept.
+
+pub mod spool;
+pub mod sqlite;

@@ -1,0 +1,2 @@
+//! outside
+//! The embedded store: SQLite, one writer, one transaction a turn.
