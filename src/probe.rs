@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::key::{KeyTarget, KeyVersion};
-use crate::kms::{Answer, KeyFacts, Unwrapped, Wrapped};
+use crate::kms::{Answer, CallMeta, KeyFacts, KmsError, Unwrapped, Wrapped};
 use crate::time::{Now, Span};
 use crate::words::{FailureKind, Leg, LegOutcome};
 
@@ -81,3 +81,281 @@ pub struct Evidence {
     /// The provider's clock minus ours in milliseconds, where an answer told it.
     pub clock_skew_ms: Option<i64>,
 }
+
+/// One probe under way: hands out the next call and gathers the answers.
+#[derive(Debug)]
+pub struct ProbeRun {
+    plan: Plan,
+    started: Now,
+    /// What the answer now awaited belongs to.
+    asked: Asked,
+    wrap: Option<LegResult>,
+    unwrap: Option<LegResult>,
+    versions: Vec<LegResult>,
+    describe: Option<LegResult>,
+    /// Index of the next older canary.
+    next_older: usize,
+    /// Wrapped in this round and not opened yet.
+    wrapped: Option<Wrapped>,
+    /// Wrapped in this round and opened with equal bytes.
+    fresh: Option<Wrapped>,
+    facts: Option<KeyFacts>,
+    clock_skew_ms: Option<i64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Asked {
+    Nothing,
+    Wrap,
+    Stored(Wrapped),
+    Fresh(Wrapped),
+    Older(Wrapped),
+    Describe,
+}
+
+impl ProbeRun {
+    #[must_use]
+    pub fn new(plan: Plan, started: Now) -> Self {
+        Self {
+            plan,
+            started,
+            asked: Asked::Nothing,
+            wrap: None,
+            unwrap: None,
+            versions: Vec::new(),
+            describe: None,
+            next_older: 0,
+            wrapped: None,
+            fresh: None,
+            facts: None,
+            clock_skew_ms: None,
+        }
+    }
+
+    /// Takes the answer to the last call and says what to do next. After the probe's deadline the
+    /// legs that are left are `not_run`.
+    pub fn next(&mut self, last: Option<Reply>, now: Now) -> Next {
+        if let Some(reply) = last {
+            self.take(reply, now);
+        }
+        let call = if now.mono.since(self.started.mono) >= self.plan.deadline { None } else { self.choose() };
+        match call {
+            Some(call) => Next::Call(call),
+            None => Next::Done(Box::new(self.evidence())),
+        }
+    }
+
+    fn choose(&mut self) -> Option<Call> {
+        if self.plan.unwrap_first
+            && self.unwrap.is_none()
+            && let Some(stored) = self.plan.current.clone()
+        {
+            return Some(self.ask_unwrap(Asked::Stored(stored.clone()), stored));
+        }
+        let stop_early = self.plan.unwrap_first && failed(self.unwrap.as_ref()) && !self.suspects_bytes();
+        if !stop_early {
+            if self.wrap.is_none() {
+                self.asked = Asked::Wrap;
+                return Some(Call::Wrap);
+            }
+            if let Some(fresh) = self.wrapped.take() {
+                return Some(self.ask_unwrap(Asked::Fresh(fresh.clone()), fresh));
+            }
+            if self.unwrap.is_none()
+                && let Some(stored) = self.plan.current.clone()
+            {
+                return Some(self.ask_unwrap(Asked::Stored(stored.clone()), stored));
+            }
+            if ok(self.unwrap.as_ref())
+                && let Some(older) = self.plan.older.get(self.next_older).cloned()
+            {
+                self.next_older = self.next_older.saturating_add(1);
+                self.asked = Asked::Older(older.clone());
+                return Some(Call::UnwrapVersion(older));
+            }
+        }
+        if self.describe.is_none() && (self.plan.describe || self.anything_failed()) {
+            self.asked = Asked::Describe;
+            return Some(Call::Describe);
+        }
+        None
+    }
+
+    fn ask_unwrap(&mut self, asked: Asked, wrapped: Wrapped) -> Call {
+        self.asked = asked;
+        Call::Unwrap(wrapped)
+    }
+
+    fn suspects_bytes(&self) -> bool {
+        self.unwrap.as_ref().is_some_and(|leg| leg.failure_kind == Some(FailureKind::Corrupt))
+    }
+
+    fn anything_failed(&self) -> bool {
+        failed(self.wrap.as_ref()) || failed(self.unwrap.as_ref()) || self.versions.iter().any(|leg| failed(Some(leg)))
+    }
+
+    fn take(&mut self, reply: Reply, now: Now) {
+        let asked = std::mem::replace(&mut self.asked, Asked::Nothing);
+        match reply {
+            Reply::Wrap(answer) => {
+                self.note_clock(&answer.meta, now);
+                self.wrap = Some(leg(Leg::Wrap, answer.result.as_ref().map(|w| w.version.clone()), &answer.meta));
+                self.wrapped = answer.result.ok();
+            }
+            Reply::Unwrap(answer) => {
+                self.note_clock(&answer.meta, now);
+                self.take_unwrap(asked, answer);
+            }
+            Reply::Describe(answer) => {
+                self.note_clock(&answer.meta, now);
+                self.describe = Some(describe_leg(&answer));
+                self.facts = answer.result.ok();
+            }
+        }
+    }
+
+    fn take_unwrap(&mut self, asked: Asked, answer: Answer<Unwrapped>) {
+        match asked {
+            Asked::Fresh(fresh) => {
+                let result = compared(Leg::Unwrap, &fresh, &answer, "digest_mismatch");
+                if result.outcome == LegOutcome::Ok {
+                    let version = answer.result.ok().and_then(|u| u.version).or_else(|| fresh.version.clone());
+                    self.fresh = Some(Wrapped { version, ..fresh });
+                }
+                self.unwrap = Some(result);
+            }
+            Asked::Stored(stored) => self.unwrap = Some(compared(Leg::Unwrap, &stored, &answer, "stored_digest_mismatch")),
+            Asked::Older(older) => self.versions.push(compared(Leg::UnwrapVersion, &older, &answer, "stored_digest_mismatch")),
+            Asked::Nothing | Asked::Wrap | Asked::Describe => {}
+        }
+    }
+
+    fn note_clock(&mut self, meta: &CallMeta, now: Now) {
+        if let Some(theirs) = meta.provider_time {
+            self.clock_skew_ms = Some(theirs.0.saturating_sub(now.wall.0));
+        }
+    }
+}
+
+impl ProbeRun {
+    fn evidence(&mut self) -> Evidence {
+        let mut legs =
+            vec![self.wrap.take().unwrap_or_else(|| not_run(Leg::Wrap)), self.unwrap.take().unwrap_or_else(|| not_run(Leg::Unwrap))];
+        legs.append(&mut self.versions);
+        for older in self.plan.older.iter().skip(legs.len().saturating_sub(2)) {
+            legs.push(LegResult { version: older.version.clone(), ..not_run(Leg::UnwrapVersion) });
+        }
+        legs.push(self.describe.take().unwrap_or_else(|| not_run(Leg::Describe)));
+        Evidence {
+            started: self.started,
+            legs,
+            fresh: self.fresh.take(),
+            facts: self.facts.take(),
+            identity: None,
+            clock_skew_ms: self.clock_skew_ms,
+        }
+    }
+}
+
+impl Evidence {
+    /// The leg of this name; of several (older versions) the first.
+    #[must_use]
+    pub fn leg(&self, leg: Leg) -> Option<&LegResult> {
+        self.legs.iter().find(|l| l.leg == leg)
+    }
+
+    /// Evidence of a probe that never came back: every leg not run, cause `kind`.
+    #[must_use]
+    pub fn lost(started: Now, kind: FailureKind, code: &str) -> Self {
+        let error = KmsError::new(kind, false, code, "");
+        let unwrap = failed_leg(Leg::Unwrap, &error, None, &CallMeta::default());
+        Self {
+            started,
+            legs: vec![not_run(Leg::Wrap), unwrap, not_run(Leg::Describe)],
+            fresh: None,
+            facts: None,
+            identity: None,
+            clock_skew_ms: None,
+        }
+    }
+}
+
+fn ok(leg: Option<&LegResult>) -> bool {
+    leg.is_some_and(|l| l.outcome == LegOutcome::Ok)
+}
+
+fn failed(leg: Option<&LegResult>) -> bool {
+    leg.is_some_and(|l| l.outcome == LegOutcome::Failed)
+}
+
+fn not_run(leg: Leg) -> LegResult {
+    LegResult {
+        leg,
+        outcome: LegOutcome::NotRun,
+        failure_kind: None,
+        stated: false,
+        code: None,
+        message: None,
+        request_id: None,
+        duration_ms: None,
+        version: None,
+    }
+}
+
+fn failed_leg(leg: Leg, error: &KmsError, version: Option<KeyVersion>, meta: &CallMeta) -> LegResult {
+    LegResult {
+        outcome: LegOutcome::Failed,
+        failure_kind: Some(error.kind),
+        stated: error.stated,
+        code: Some(error.code.clone()),
+        message: Some(error.message.clone()),
+        request_id: meta.request_id.clone(),
+        duration_ms: Some(meta.took),
+        version,
+        ..not_run(leg)
+    }
+}
+
+fn leg(leg: Leg, result: Result<Option<KeyVersion>, &KmsError>, meta: &CallMeta) -> LegResult {
+    match result {
+        Ok(version) => LegResult {
+            outcome: LegOutcome::Ok,
+            request_id: meta.request_id.clone(),
+            duration_ms: Some(meta.took),
+            version,
+            ..not_run(leg)
+        },
+        Err(error) => failed_leg(leg, error, None, meta),
+    }
+}
+
+/// A 200 is not proof: the bytes must match the digest.
+fn compared(name: Leg, canary: &Wrapped, answer: &Answer<Unwrapped>, mismatch: &str) -> LegResult {
+    let version = canary.version.clone();
+    match &answer.result {
+        Ok(unwrapped) if unwrapped.digest == canary.digest => leg(name, Ok(unwrapped.version.clone().or(version)), &answer.meta),
+        Ok(_) => {
+            let error = KmsError::new(FailureKind::Corrupt, false, mismatch, "the unwrapped bytes are not the wrapped ones");
+            failed_leg(name, &error, version, &answer.meta)
+        }
+        Err(error) => failed_leg(name, error, version, &answer.meta),
+    }
+}
+
+/// A describe that answers is a good leg even when it states a fault: the fault stands in the leg's
+/// code, and the verdict reads it from the facts.
+fn describe_leg(answer: &Answer<KeyFacts>) -> LegResult {
+    let mut result = leg(Leg::Describe, answer.result.as_ref().map(|f| f.current_version.clone()), &answer.meta);
+    if let Ok(facts) = &answer.result
+        && let Some(fault) = &facts.fault
+    {
+        result.failure_kind = Some(fault.kind);
+        result.stated = fault.stated;
+        result.code = Some(fault.code.clone());
+        result.message = Some(fault.message.clone());
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests;
