@@ -12,6 +12,7 @@ pub mod kms;
 pub mod notify;
 pub mod policy;
 pub mod probe;
+pub mod verdict;
 pub mod snapshot;
 pub mod time;
 pub mod words;
