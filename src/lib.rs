@@ -11,6 +11,7 @@ pub mod key;
 pub mod kms;
 pub mod notify;
 pub mod policy;
+pub mod lifecycle;
 pub mod probe;
 pub mod verdict;
 pub mod snapshot;
