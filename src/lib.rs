@@ -5,12 +5,14 @@
 //! pure parts (`//! inside`). `cargo check --no-default-features --lib` builds the inside alone.
 
 pub mod config;
+pub mod lockout;
 pub mod gate;
 pub mod journal;
 pub mod key;
 pub mod kms;
 pub mod notify;
 pub mod policy;
+pub mod schedule;
 pub mod lifecycle;
 pub mod probe;
 pub mod verdict;
