@@ -133,8 +133,8 @@ where
 {
     let started = clock();
     let done = tokio::task::spawn_blocking(move || (request_id(), work(started.wall))).await;
-    let (request_id, result) =
-        done.unwrap_or_else(|_| (None, Err(KmsError::new(FailureKind::ProviderFault, false, "TaskFailed", "the call did not come to an end"))));
+    let (request_id, result) = done
+        .unwrap_or_else(|_| (None, Err(KmsError::new(FailureKind::ProviderFault, false, "TaskFailed", "the call did not come to an end"))));
     Answer { result, meta: CallMeta { request_id, took: clock().mono.since(started.mono), provider_time: None } }
 }
 
@@ -148,6 +148,10 @@ fn row<'b>(book: &'b Book, name: &str, leg: Leg) -> Result<&'b KeyRow, KmsError>
         .keys
         .get(name)
         .ok_or_else(|| KmsError::new(FailureKind::Destroyed, false, "KeyNotFound", &format!("there is no key {}", short(name))))?;
+    // A row that cannot be is damage of the file; no call may draw a word about the key from it.
+    if let Some(damage) = row.damage(name) {
+        return Err(damage);
+    }
     if row.denied.contains(&leg) {
         return Err(KmsError::new(FailureKind::AccessDenied, false, "AccessDenied", &format!("{leg} is denied on key {}", short(name))));
     }

@@ -140,7 +140,7 @@ pub async fn disabled_is_refused_and_stated<B: Bench>(stage: &Stage<'_, B>) -> C
     let canary = stage.wrap(&key).await?;
     needs!(stage.bench.disable(&key).await);
     stage.off(&key, &canary, stage.expect.disabled).await?;
-    stage.describe_states(&key, stage.expect.disabled).await?;
+    stage.describe_states(&key, stage.expect.described_disabled.unwrap_or(stage.expect.disabled)).await?;
     Ok(Played::Yes)
 }
 
@@ -168,7 +168,7 @@ pub async fn pending_deletion_is_refused_and_stated<B: Bench>(stage: &Stage<'_, 
     let canary = stage.wrap(&key).await?;
     needs!(stage.bench.schedule_deletion(&key).await);
     stage.off(&key, &canary, stage.expect.pending_deletion).await?;
-    let facts = stage.describe_states(&key, stage.expect.pending_deletion).await?;
+    let facts = stage.describe_states(&key, stage.expect.described_pending_deletion.unwrap_or(stage.expect.pending_deletion)).await?;
     if stage.expect.describe_tells_deletion {
         ensure!(facts.is_some_and(|f| f.deletion_at.is_some()), "describe does not tell when the key will be deleted");
     }
@@ -193,7 +193,7 @@ pub async fn destroyed_key<B: Bench>(stage: &Stage<'_, B>) -> CaseResult {
     let canary = stage.wrap(&key).await?;
     needs!(stage.bench.destroy(&key).await);
     stage.off(&key, &canary, stage.expect.destroyed).await?;
-    stage.describe_states(&key, stage.expect.destroyed).await?;
+    stage.describe_states(&key, stage.expect.described_destroyed.unwrap_or(stage.expect.destroyed)).await?;
     Ok(Played::Yes)
 }
 

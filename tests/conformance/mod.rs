@@ -60,6 +60,10 @@ pub struct Expect {
     pub version_disabled: Refusal,
     pub version_destroyed: Refusal,
     pub unknown_key: Refusal,
+    /// What describe states where it differs from what the data calls say; `None` = the same.
+    pub described_disabled: Option<Refusal>,
+    pub described_pending_deletion: Option<Refusal>,
+    pub described_destroyed: Option<Refusal>,
     /// Damaged or foreign wrapped bytes; only met where `integrity` holds.
     pub damaged: Refusal,
     /// Names of cases that this bench cannot play; the suite fails if another case is not played,
@@ -90,6 +94,9 @@ impl Default for Expect {
             version_disabled: stated(&[Disabled]),
             version_destroyed: stated(&[Destroyed]),
             unknown_key: silent(&[Destroyed, Misconfigured]),
+            described_disabled: None,
+            described_pending_deletion: None,
+            described_destroyed: None,
             damaged: silent(&[Misconfigured, Corrupt]),
             unsupported: &[],
         }
@@ -185,6 +192,12 @@ pub(crate) use {ensure, needs};
 
 /// Plays every case against the bench and panics with all broken promises at the end.
 pub async fn run<B: Bench>(bench: &B) {
+    let broken = broken_promises(bench).await;
+    assert!(broken.is_empty(), "{} breaks {} promises:\n  {}", bench.name(), broken.len(), broken.join("\n  "));
+}
+
+/// Plays every case against the bench; one line for each promise that was broken, `CASE: WHY`.
+pub async fn broken_promises<B: Bench>(bench: &B) -> Vec<String> {
     let expect = bench.expect();
     let ledger = Arc::new(Ledger::new(bench.kms(), expect.request_id));
     let stage = cases::Stage { bench, kms: Arc::clone(&ledger) as Arc<dyn Kms>, expect: expect.clone() };
@@ -233,5 +246,5 @@ pub async fn run<B: Bench>(bench: &B) {
         broken.push(format!("{case}: played although declared unsupported, or the other way round"));
     }
     println!("conformance of {}: {played} cases played, {} answers; not supported: {skipped:?}", bench.name(), ledger.answers());
-    assert!(broken.is_empty(), "{} breaks {} promises:\n  {}", bench.name(), broken.len(), broken.join("\n  "));
+    broken
 }

@@ -247,25 +247,17 @@ impl LocalKmsFile {
         })
     }
 
-    fn alter(
-        &self,
-        key: &str,
-        now: Wall,
-        act: impl FnOnce(&mut KeyRow) -> Result<(), LocalKmsError>,
-    ) -> Result<KeyListing, LocalKmsError> {
+    fn alter(&self, key: &str, now: Wall, act: impl FnOnce(&mut KeyRow) -> Result<(), LocalKmsError>) -> Result<KeyListing, LocalKmsError> {
         self.change(false, now, |book| {
-            let row = book
-                .keys
-                .get_mut(key)
-                .ok_or_else(|| LocalKmsError::UnknownKey { path: self.path().to_owned(), key: super::short(key) })?;
+            let row =
+                book.keys.get_mut(key).ok_or_else(|| LocalKmsError::UnknownKey { path: self.path().to_owned(), key: super::short(key) })?;
             act(row)?;
             Ok(KeyListing::of(key, row, now))
         })
     }
 
     fn version<'r>(&self, key: &str, row: &'r mut KeyRow, version: &KeyVersion) -> Result<&'r mut VersionRow, LocalKmsError> {
-        let unknown =
-            || LocalKmsError::UnknownVersion { path: self.path().to_owned(), key: key.to_owned(), version: version.clone() };
+        let unknown = || LocalKmsError::UnknownVersion { path: self.path().to_owned(), key: key.to_owned(), version: version.clone() };
         // Only the one spelling that we give out: `01` is no version.
         let number = version.as_str().parse::<u32>().ok().filter(|n| version_name(*n) == *version).ok_or_else(unknown)?;
         row.versions.get_mut(&number).ok_or_else(unknown)

@@ -197,6 +197,12 @@ impl KeyRow {
             Standing::Enabled | Standing::Disabled => None,
         }
     }
+    /// What no act of ours could have written: no current version, or a live version without material.
+    pub fn damage(&self, name: &str) -> Option<KmsError> {
+        let torn = self.versions.iter().find(|(_, v)| v.material.is_none() && v.state != VersionState::Destroyed);
+        let number = if self.versions.contains_key(&self.current) { *torn?.0 } else { self.current };
+        Some(broken_row(name, number))
+    }
     /// What the state of the key as a whole forbids.
     pub fn standing_fault(&self, name: &str, now: Wall) -> Option<KmsError> {
         let (kind, code, text) = match self.standing_at(now) {
