@@ -1,5 +1,6 @@
 //! The configuration as a person meets it: each mistake with the exact text of its error, the contract
 //! accepted as it stands, and no text that makes the reader panic.
+#![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::path::Path;

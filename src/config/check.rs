@@ -156,9 +156,8 @@ fn tokens(sheet: &mut Sheet<'_>, raw: &[raw::Token]) -> Vec<Token> {
     let mut names = BTreeSet::new();
     let mut tokens = Vec::new();
     for token in raw {
-        if token.name.get_ref().is_empty() {
-            sheet.error(token.name.span(), "the name of the token is empty");
-        } else if !names.insert(token.name.get_ref().clone()) {
+        sheet.label(&token.name);
+        if !names.insert(token.name.get_ref().clone()) {
             sheet.error(token.name.span(), "two tokens have this name");
         }
         let sha256 = token.sha256.get_ref();
@@ -261,10 +260,7 @@ fn features(sheet: &mut Sheet<'_>) -> Features {
         }
     }
     for (name, value) in entries {
-        let shaped = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if name.get_ref().is_empty() || name.get_ref().len() > 128 || !name.get_ref().chars().all(shaped) {
-            sheet.error(name.span(), "a feature has 1 to 128 letters, digits or `._-`");
-        }
+        sheet.label(&name);
         let Some(raw) = sheet.read::<raw::Feature>(&value) else { continue };
         let Some(class) = sheet.choice(&raw.class, &classes) else { continue };
         if name.get_ref() == "safety_metadata" && class != FeatureClass::SafetyMetadata {

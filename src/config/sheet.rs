@@ -250,6 +250,15 @@ impl<'a> Sheet<'a> {
         }
     }
 
+    /// A name that has no type of its own. It may become part of an address or a metric label.
+    pub fn label(&mut self, text: &Text) {
+        let shaped = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let name = text.get_ref();
+        if name.is_empty() || name.len() > 128 || !name.chars().all(shaped) {
+            self.error(text.span(), "a name has 1 to 128 letters, digits or `._-`");
+        }
+    }
+
     /// A path, joined with the folder of the configuration file unless absolute.
     pub fn path(&mut self, text: &Text) -> Option<String> {
         if text.get_ref().is_empty() {

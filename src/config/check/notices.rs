@@ -176,6 +176,7 @@ pub fn reports(sheet: &mut Sheet<'_>, receivers: &Receivers) -> Vec<Report> {
     let known = receiver_names(sheet);
     let mut reports = Vec::new();
     for (name, value) in sheet.entries("reports") {
+        sheet.label(&name);
         let Some(raw) = sheet.read::<raw::Report>(&value) else { continue };
         let cron = note(sheet, &raw.cron, values::cron(raw.cron.get_ref()));
         let timezone = match &raw.timezone {
@@ -202,6 +203,7 @@ const AUDIT_KINDS: [(&str, AuditKind); 5] = [
 pub fn audit(sheet: &mut Sheet<'_>, providers: &Providers) -> Vec<AuditSource> {
     let mut sources = Vec::new();
     for (name, value) in sheet.entries("audit") {
+        sheet.label(&name);
         let Some(raw) = sheet.read::<raw::Audit>(&value) else { continue };
         let kind = sheet.choice(&raw.kind, &AUDIT_KINDS);
         let provider = providers.get(raw.provider.get_ref().as_str());
