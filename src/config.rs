@@ -15,6 +15,7 @@ pub mod check;
 #[cfg(feature = "daemon")]
 pub mod load;
 pub mod raw;
+pub mod route;
 
 /// Where a secret is to be found; the value itself is never part of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
