@@ -25,6 +25,8 @@ pub mod pagerduty;
 pub mod post;
 #[cfg(feature = "daemon")]
 pub mod render;
+#[cfg(test)]
+pub(crate) mod sample;
 #[cfg(feature = "daemon")]
 pub mod slack;
 #[cfg(feature = "daemon")]

@@ -2,7 +2,7 @@
 //! The queue between what happened and who is told, one line per receiver, as a value.
 //! Decides order, retry, folding and what may be dropped; it sends nothing, stores nothing, and
 //! never drops a notice of a lock or revocation. Nothing is sent before its row is on disk, and
-//! nothing follows a delivered notice before *that* is on disk: a crash repeats one notice at most.
+//! nothing follows a finished notice before *that* is on disk: a crash repeats one notice at most.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -130,8 +130,8 @@ impl Outbox {
         rows
     }
 
-    /// The commit with these rows is on disk: every outbox row of it is to be given here, in the
-    /// order of the commits. New rows may go now, and after a finished row the next one may.
+    /// The commit with these rows is on disk: every outbox row of it is to be given here, finished
+    /// ones too, in the order of the commits. New rows may go now; after a finished row the next may.
     pub fn stored(&mut self, rows: Vec<OutboxRow>, now: Now) {
         for row in rows {
             let queue = self.queues.entry(row.receiver.clone()).or_default();
@@ -141,6 +141,7 @@ impl Outbox {
                 OutboxState::InFlight => {}
             }
         }
+        self.queues.retain(|_, queue| queue.known || !queue.is_empty());
     }
 
     /// What may be sent now: at most one in flight per receiver, oldest first.
@@ -169,11 +170,7 @@ impl Outbox {
     /// Takes the answer of one send. An answer about a row that is no longer there changes nothing.
     pub fn sent(&mut self, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery, now: Now) -> Sent {
         let Some(queue) = self.queues.get_mut(receiver) else { return Sent::default() };
-        let sent = queue.answer(id, delivery, now);
-        if !queue.known && queue.is_empty() {
-            self.queues.remove(receiver);
-        }
-        sent
+        queue.answer(id, delivery, now)
     }
 
     /// When [`Self::due`] has something to do next without another event.

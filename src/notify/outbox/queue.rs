@@ -34,8 +34,9 @@ pub(super) struct Queue {
     last_position: u64,
     /// Position and start of the send under way.
     in_flight: Option<(u64, Mono)>,
-    /// A delivered notice whose row is not on disk yet.
-    unsettled: Option<NoticeId>,
+    /// Rows that left the line and are not on disk as such yet. Until they are, nothing is sent: a
+    /// crash would bring them back behind what went after them.
+    unsettled: BTreeSet<NoticeId>,
     /// When the present run of failures began.
     failing_since: Option<Mono>,
     told_failing: bool,
@@ -47,7 +48,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.rows.is_empty() && self.unsettled.is_empty()
     }
 
     pub(super) fn make(&mut self, receiver: &ReceiverId, notice: Arc<Notice>, now: Now) -> OutboxRow {
@@ -97,14 +98,12 @@ impl Queue {
     }
 
     pub(super) fn settled(&mut self, id: &NoticeId) {
-        if self.unsettled.as_ref() == Some(id) {
-            self.unsettled = None;
-        }
+        self.unsettled.remove(id);
     }
 
     /// Begins the next send if there is one to begin.
     pub(super) fn start(&mut self, now: Now, rows: &mut Vec<OutboxRow>) -> Option<(Arc<Notice>, u32)> {
-        if self.in_flight.is_some() || self.unsettled.is_some() {
+        if self.in_flight.is_some() || !self.unsettled.is_empty() {
             return None;
         }
         let mut head = self.rows.first_entry()?;
@@ -156,6 +155,7 @@ impl Queue {
         if self.in_flight.is_some_and(|(sending, _)| sending == position) {
             self.in_flight = None;
         }
+        self.unsettled.insert(row.id.clone());
         row.state = state;
         if why.is_some() {
             row.last_error = why;
@@ -166,10 +166,7 @@ impl Queue {
     fn delivered(&mut self, position: u64, now: Now) -> Sent {
         let mut sent = Sent { healed: self.told_failing, ..Sent::default() };
         sent.counts.delivered = 1;
-        if let Some(row) = self.take(position, OutboxState::Done, None) {
-            self.unsettled = Some(row.id.clone());
-            sent.rows.push(row);
-        }
+        sent.rows.extend(self.take(position, OutboxState::Done, None));
         self.failing_since = None;
         self.told_failing = false;
         self.last_success_at = Some(now.wall);
@@ -310,7 +307,7 @@ impl Queue {
         let failing = self.failing_since.filter(|_| !self.told_failing && !self.rows.is_empty()).map(|since| since.plus(FAILING_AFTER));
         let send = match self.in_flight {
             Some((_, since)) => Some(since.plus(ANSWER_WITHIN)),
-            None if self.unsettled.is_some() || !self.known => None,
+            None if !self.unsettled.is_empty() || !self.known => None,
             None => self.rows.values().next().map(|head| head.next),
         };
         [failing, send].into_iter().flatten().min()
