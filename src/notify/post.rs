@@ -11,7 +11,7 @@ use crate::notify::Delivery;
 use crate::time::{Span, Wall};
 
 /// For one request, connection and answer together.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// More of an answer is not read.
 const MOST_BYTES: usize = 64 * 1024;
 
@@ -44,6 +44,10 @@ impl std::fmt::Debug for Door {
 
 impl Door {
     pub(crate) fn new(url: &str) -> Result<Self, BadReceiver> {
+        Self::within(url, TIMEOUT)
+    }
+
+    fn within(url: &str, timeout: Duration) -> Result<Self, BadReceiver> {
         let url = Url::parse(url.trim()).map_err(|_| BadReceiver::Address)?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
             return Err(BadReceiver::Address);
@@ -54,7 +58,7 @@ impl Door {
         let client = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(TIMEOUT)
+            .timeout(timeout)
             .connect_timeout(Duration::from_secs(5))
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(concat!("cmek-watchdog/", env!("CARGO_PKG_VERSION")))
