@@ -17,6 +17,7 @@ pub mod load;
 pub mod raw;
 pub mod sheet;
 pub mod values;
+pub mod route;
 
 /// Where a secret is to be found; the value itself is never part of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
