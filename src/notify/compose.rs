@@ -86,14 +86,20 @@ pub fn sentence(facts: &Facts<'_>) -> String {
     let when = facts.when.map(|when| format!(" ({when})")).unwrap_or_default();
     let source = if facts.stated { format!(" {service} itself says so.") } else { String::new() };
     match facts.event {
-        EventType::KeySuspect => format!("Key {name} {state}.{source}{} We look again every few seconds before anything is locked.", reach(facts)),
+        EventType::KeySuspect => {
+            format!("Key {name} {state}.{source}{} We look again every few seconds before anything is locked.", reach(facts))
+        }
         EventType::KeyRevoked => format!("Key {name} {state}; this is confirmed by repeated looks.{source}{}", reach(facts)),
         EventType::KeyImpaired => format!("Key {name} works only in part: it {state}.{source}{}", reach(facts)),
         EventType::KeyRecovering => format!("Key {name} works again. It is checked a few more times before anything is opened."),
         EventType::KeyActive => format!("Key {name} works: new data can be sealed and existing data can be opened."),
         EventType::KeyRotated => format!("Key {name} was rotated: new data is sealed with a new version{when}."),
-        EventType::KeySubstituted => format!("The name of key {name} now points to another key. The key that was registered stays watched{when}."),
-        EventType::KeyVersionLost => format!("An older version of key {name} no longer opens data{when}. Data sealed with it may be unreadable."),
+        EventType::KeySubstituted => {
+            format!("The name of key {name} now points to another key. The key that was registered stays watched{when}.")
+        }
+        EventType::KeyVersionLost => {
+            format!("An older version of key {name} no longer opens data{when}. Data sealed with it may be unreadable.")
+        }
         EventType::KeyExpiring => format!("Key {name} will reach the end of its validity{when}."),
         EventType::KeyDeletionScheduled => format!("Key {name} will be deleted{when}. Until then its owner can cancel the deletion."),
         EventType::KeyStale => format!("Nothing certain is known about key {name}{when}: it {state}."),
@@ -109,7 +115,9 @@ pub fn sentence(facts: &Facts<'_>) -> String {
             format!("Too many keys of {name} fail at once without a stated reason. Automatic locks there are held until a person decides.")
         }
         EventType::BrakeReleased => format!("The hold on automatic locks of {name} is over{when}."),
-        EventType::ProviderCredentials => format!("{service} does not accept our own credentials for {name}{when}. Its keys cannot be judged."),
+        EventType::ProviderCredentials => {
+            format!("{service} does not accept our own credentials for {name}{when}. Its keys cannot be judged.")
+        }
         EventType::ProviderUnreachable => format!("{service} cannot be reached for {name}{when}. Its keys cannot be judged."),
         EventType::ProviderWitnessBroken => {
             format!("Our own control key of {name} does not work{when}. Without it a refusal by a customer's key is harder to judge.")
@@ -162,31 +170,59 @@ const fn reach(facts: &Facts<'_>) -> &'static str {
 pub const fn next_step(kind: FailureKind, provider: ProviderKind) -> &'static str {
     match kind {
         FailureKind::Disabled => match provider {
-            ProviderKind::Aws => "The key's owner can enable it again in AWS KMS (Enable key); access returns by itself after a few good checks.",
-            ProviderKind::Gcp => "The key's owner can enable the key version again in Google Cloud KMS; access returns by itself after a few good checks.",
-            ProviderKind::Azure => "The key's owner can set the key to enabled in Azure Key Vault; access returns by itself after a few good checks.",
-            ProviderKind::Local => "Enable the key again with `cmek-watchdog local-kms enable`; access returns by itself after a few good checks.",
+            ProviderKind::Aws => {
+                "The key's owner can enable it again in AWS KMS (Enable key); access returns by itself after a few good checks."
+            }
+            ProviderKind::Gcp => {
+                "The key's owner can enable the key version again in Google Cloud KMS; access returns by itself after a few good checks."
+            }
+            ProviderKind::Azure => {
+                "The key's owner can set the key to enabled in Azure Key Vault; access returns by itself after a few good checks."
+            }
+            ProviderKind::Local => {
+                "Enable the key again with `cmek-watchdog local-kms enable`; access returns by itself after a few good checks."
+            }
         },
         FailureKind::PendingDeletion => match provider {
-            ProviderKind::Aws => "The key's owner can cancel the deletion in AWS KMS and must then enable the key; after the waiting period it is gone for good.",
-            ProviderKind::Gcp => "The key's owner can restore the key version in Google Cloud KMS and must then enable it; after the waiting period it is gone for good.",
-            ProviderKind::Azure => "The key's owner can recover the deleted key in Azure Key Vault; after the retention period it is gone for good.",
+            ProviderKind::Aws => {
+                "The key's owner can cancel the deletion in AWS KMS and must then enable the key; after the waiting period it is gone for good."
+            }
+            ProviderKind::Gcp => {
+                "The key's owner can restore the key version in Google Cloud KMS and must then enable it; after the waiting period it is gone for good."
+            }
+            ProviderKind::Azure => {
+                "The key's owner can recover the deleted key in Azure Key Vault; after the retention period it is gone for good."
+            }
             ProviderKind::Local => "Cancel the deletion with `cmek-watchdog local-kms cancel-deletion` and enable the key.",
         },
         FailureKind::Destroyed => match provider {
-            ProviderKind::Aws => "Ask the key's owner whether imported key material can be imported again; a deleted AWS KMS key cannot be brought back.",
-            ProviderKind::Gcp => "Ask the key's owner whether this was meant; a destroyed key version in Google Cloud KMS cannot be brought back.",
-            ProviderKind::Azure => "Ask the key's owner to recover the key or the vault if soft delete still holds it; a purged key cannot be brought back.",
+            ProviderKind::Aws => {
+                "Ask the key's owner whether imported key material can be imported again; a deleted AWS KMS key cannot be brought back."
+            }
+            ProviderKind::Gcp => {
+                "Ask the key's owner whether this was meant; a destroyed key version in Google Cloud KMS cannot be brought back."
+            }
+            ProviderKind::Azure => {
+                "Ask the key's owner to recover the key or the vault if soft delete still holds it; a purged key cannot be brought back."
+            }
             ProviderKind::Local => "The key is gone; restore the key store's file from a backup if this was not meant.",
         },
         FailureKind::Expired => "The key's owner can extend the key's validity dates or rotate it to a version that is valid now.",
         FailureKind::AccessDenied => match provider {
-            ProviderKind::Aws => "Ask the key's owner to check the key policy and grants for our role (kms:Encrypt, kms:Decrypt, kms:DescribeKey).",
-            ProviderKind::Gcp => "Ask the key's owner to check that our service account still has the role CryptoKey Encrypter/Decrypter on the key.",
-            ProviderKind::Azure => "Ask the key's owner to check our application's role on the vault and that the key allows wrapKey and unwrapKey.",
+            ProviderKind::Aws => {
+                "Ask the key's owner to check the key policy and grants for our role (kms:Encrypt, kms:Decrypt, kms:DescribeKey)."
+            }
+            ProviderKind::Gcp => {
+                "Ask the key's owner to check that our service account still has the role CryptoKey Encrypter/Decrypter on the key."
+            }
+            ProviderKind::Azure => {
+                "Ask the key's owner to check our application's role on the vault and that the key allows wrapKey and unwrapKey."
+            }
             ProviderKind::Local => "Allow the calls again with `cmek-watchdog local-kms allow`.",
         },
-        FailureKind::NetworkBlocked => "Ask the key's owner to check the firewall, private endpoint or network perimeter in front of the key.",
+        FailureKind::NetworkBlocked => {
+            "Ask the key's owner to check the firewall, private endpoint or network perimeter in front of the key."
+        }
         FailureKind::KeyStoreUnavailable => "Ask the key's owner to check the hardware module or external key store behind the key.",
         FailureKind::Throttled => "Lower our call rate for this provider or ask for a higher quota; nothing is locked for this.",
         FailureKind::ProviderFault => "Look at the provider's status page; nothing is locked for this, and checks go on.",
@@ -196,7 +232,9 @@ pub const fn next_step(kind: FailureKind, provider: ProviderKind) -> &'static st
         FailureKind::Credentials => "Check the watchdog's own credentials and clock for this provider; no customer can mend this.",
         FailureKind::Misconfigured => "Compare the key's registration with the real key: region, usage, algorithm and name.",
         FailureKind::Corrupt => "Do not write new data with this key; ask the provider's support with the request ids given here.",
-        FailureKind::Unclassified => "Read the provider's answer given here; if it is a known condition, report it so that it can be named.",
+        FailureKind::Unclassified => {
+            "Read the provider's answer given here; if it is a known condition, report it so that it can be named."
+        }
     }
 }
 
@@ -335,7 +373,9 @@ pub fn seen(leg: &crate::probe::LegResult) -> String {
 /// begin a new line of ours.
 #[must_use]
 pub fn one_line(text: &str, most: usize) -> String {
-    let clean = |c: char| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') { ' ' } else { c };
+    let clean = |c: char| {
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') { ' ' } else { c }
+    };
     let mut line: String = text.chars().take(most).map(clean).collect();
     if text.chars().nth(most).is_some() {
         line.push_str("...");

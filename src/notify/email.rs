@@ -90,7 +90,8 @@ impl Email {
     /// # Errors
     /// If an address, the certificate or the credentials cannot be used.
     pub fn new(settings: &EmailSettings) -> Result<Self, BadEmail> {
-        let mailbox = |field, text: &String| text.parse::<Mailbox>().map_err(|_| BadEmail::Address { field, text: compose::one_line(text, 200) });
+        let mailbox =
+            |field, text: &String| text.parse::<Mailbox>().map_err(|_| BadEmail::Address { field, text: compose::one_line(text, 200) });
         let to = settings.to.iter().map(|text| mailbox("to", text)).collect::<Result<Vec<_>, _>>()?;
         if to.is_empty() {
             return Err(BadEmail::NoRecipient);
@@ -124,11 +125,17 @@ impl Email {
             if !connection.can_starttls() {
                 return Err(format!("{} offers no STARTTLS; nothing was sent", self.host));
             }
-            connection.starttls(tls, &self.hello).await.map_err(|error| format!("STARTTLS with {} failed: {}", self.host, words(&error)))?;
+            connection
+                .starttls(tls, &self.hello)
+                .await
+                .map_err(|error| format!("STARTTLS with {} failed: {}", self.host, words(&error)))?;
         }
         if let Some(credentials) = &self.credentials {
             let mechanisms = [Mechanism::Plain, Mechanism::Login];
-            connection.auth(&mechanisms, credentials).await.map_err(|error| format!("{} refuses our login: {}", self.host, words(&error)))?;
+            connection
+                .auth(&mechanisms, credentials)
+                .await
+                .map_err(|error| format!("{} refuses our login: {}", self.host, words(&error)))?;
         }
         Ok(connection)
     }
@@ -190,7 +197,8 @@ impl Email {
     fn open_for(&self, id: &NoticeId) -> Vec<&Address> {
         let have = self.have.lock().unwrap_or_else(PoisonError::into_inner);
         let settled = have.iter().find(|(known, _)| known == id).map(|(_, settled)| settled);
-        let open = |address: &Address| settled.is_none_or(|s| !s.contains(&address.to_string()) && !s.contains(&format!("refused:{address}")));
+        let open =
+            |address: &Address| settled.is_none_or(|s| !s.contains(&address.to_string()) && !s.contains(&format!("refused:{address}")));
         self.to.iter().map(|mailbox| &mailbox.email).filter(|address| open(address)).collect()
     }
 
@@ -234,7 +242,9 @@ impl Email {
             let name = HeaderName::new_from_ascii(name.to_owned()).map_err(|_| format!("header {name} cannot be written"))?;
             builder = builder.raw_header(HeaderValue::new(name, value));
         }
-        let built = builder.multipart(MultiPart::alternative_plain_html(text, html)).map_err(|error| format!("the mail cannot be written: {error}"))?;
+        let built = builder
+            .multipart(MultiPart::alternative_plain_html(text, html))
+            .map_err(|error| format!("the mail cannot be written: {error}"))?;
         Ok(built.formatted())
     }
 
@@ -334,7 +344,9 @@ impl Receiver for Email {
     }
     fn check(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
-            tokio::time::timeout(DEADLINE, self.try_login()).await.unwrap_or_else(|_| Err(format!("{} did not answer within 30 s", self.host)))
+            tokio::time::timeout(DEADLINE, self.try_login())
+                .await
+                .unwrap_or_else(|_| Err(format!("{} did not answer within 30 s", self.host)))
         })
     }
 }

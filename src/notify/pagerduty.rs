@@ -93,9 +93,13 @@ fn event(notice: &Notice, place: Option<&str>, routing_key: &str) -> Value {
     for (name, value) in render::facts_of(notice) {
         details.insert(name.to_lowercase(), json!(value));
     }
-    details.insert("seen".to_owned(), json!(notice.evidence.iter().take(8).map(|leg| compose::one_line(&compose::seen(leg), 300)).collect::<Vec<_>>()));
+    details.insert(
+        "seen".to_owned(),
+        json!(notice.evidence.iter().take(8).map(|leg| compose::one_line(&compose::seen(leg), 300)).collect::<Vec<_>>()),
+    );
     details.insert("notice".to_owned(), json!(notice.id.0));
-    let source = place.map(str::to_owned).or_else(|| notice.key.as_ref().map(ToString::to_string)).unwrap_or_else(|| "cmek-watchdog".to_owned());
+    let source =
+        place.map(str::to_owned).or_else(|| notice.key.as_ref().map(ToString::to_string)).unwrap_or_else(|| "cmek-watchdog".to_owned());
     json!({
         "routing_key": routing_key,
         "event_action": "trigger",

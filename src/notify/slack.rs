@@ -67,7 +67,8 @@ pub fn payload(notice: &Notice) -> Value {
         blocks.push(json!({"type": "section", "fields": fields}));
     }
     if !notice.evidence.is_empty() {
-        let lines: Vec<String> = notice.evidence.iter().take(8).map(|leg| escaped(&compose::one_line(&compose::seen(leg), 200), 300)).collect();
+        let lines: Vec<String> =
+            notice.evidence.iter().take(8).map(|leg| escaped(&compose::one_line(&compose::seen(leg), 200), 300)).collect();
         blocks.push(section(&format!("*What was seen*\n{}", lines.join("\n"))));
     }
     let foot = format!("Notice {} ({}) at {}", compose::one_line(&notice.id.0, 200), notice.event, notice.timestamp);

@@ -18,11 +18,9 @@ fn a_severity_means_this_and_above_and_each_receiver_hears_once_in_file_order() 
         route(&["a", "page"], Severity::Critical, Match::default()),
         route(&["log"], Severity::Info, Match::default()),
     ];
-    for (severity, expected) in [
-        (Severity::Critical, vec!["z", "a", "page", "log"]),
-        (Severity::Warning, vec!["z", "a", "log"]),
-        (Severity::Info, vec!["log"]),
-    ] {
+    for (severity, expected) in
+        [(Severity::Critical, vec!["z", "a", "page", "log"]), (Severity::Warning, vec!["z", "a", "log"]), (Severity::Info, vec!["log"])]
+    {
         assert_eq!(names(&bare("n", EventType::KeyRotated, severity), &routes), expected);
     }
 }

@@ -3,7 +3,8 @@ use crate::key::{KeyId, ProviderId, WorkspaceId};
 use crate::notify::sample::{bare, locked};
 
 /// Words of the trade that a reader outside it would have to look up.
-const JARGON: &[&str] = &["canary", "outbox", "verdict", "m-of-n", "evidence", "inconclusive", "principal", "ciphertext", "DNS", "snapshot"];
+const JARGON: &[&str] =
+    &["canary", "outbox", "verdict", "m-of-n", "evidence", "inconclusive", "principal", "ciphertext", "DNS", "snapshot"];
 
 #[test]
 fn every_failure_kind_has_a_condition_and_a_next_step_for_every_provider() {

@@ -19,7 +19,10 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
         (EmailSettings { to: vec!["a@b\r\nBcc: c@d".to_owned()], ..settings() }, "to `a@b  Bcc: c@d` is not an e-mail address"),
         (EmailSettings { from: "nobody".to_owned(), ..settings() }, "from `nobody` is not an e-mail address"),
         (EmailSettings { to: Vec::new(), ..settings() }, "to is empty"),
-        (EmailSettings { username: Some("u".to_owned()), ..settings() }, "password is given without username, or username without password"),
+        (
+            EmailSettings { username: Some("u".to_owned()), ..settings() },
+            "password is given without username, or username without password",
+        ),
         (EmailSettings { ca_pem: Some("not pem".to_owned()), ..settings() }, "ca_file holds no certificate in PEM form"),
         (
             EmailSettings { ca_pem: Some("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----".to_owned()), ..settings() },

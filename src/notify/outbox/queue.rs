@@ -5,9 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{
-    ANSWER_WITHIN, Counts, FAILING_AFTER, FIRST_RETRY, LAST_RETRY, LONGEST_WISH, LOW_WATER, MAX_AGE, MAX_ROWS, RUN, Sent,
-};
+use super::{ANSWER_WITHIN, Counts, FAILING_AFTER, FIRST_RETRY, LAST_RETRY, LONGEST_WISH, LOW_WATER, MAX_AGE, MAX_ROWS, RUN, Sent};
 use crate::key::ReceiverId;
 use crate::notify::about::{About, protected};
 use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
@@ -346,9 +344,10 @@ fn back_off(id: &NoticeId, attempt: u32) -> Span {
     let doublings = attempt.saturating_sub(1).min(16);
     let full = FIRST_RETRY.times(1_u64.checked_shl(doublings).unwrap_or(u64::MAX));
     let full = if full > LAST_RETRY { LAST_RETRY } else { full };
-    let hash = id.0.bytes().chain(attempt.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash =
+        id.0.bytes()
+            .chain(attempt.to_le_bytes())
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // The high bits: the low ones of this hash follow the last byte too closely.
     let thousandths = (hash >> 32).checked_rem(251).unwrap_or(0);
     full.minus(full.times(thousandths).over(1000))

@@ -301,7 +301,11 @@ fn after_an_outage_a_long_run_becomes_its_newest_notice_which_says_so() {
     outbox.stored(sent.rows, now);
     let last = outbox.due(now).orders.remove(0);
     assert_eq!(last.notice.id.0.as_ref(), "f19");
-    assert!(last.notice.message.ends_with("(19 earlier notices about this could not be delivered and are left out.)"), "{}", last.notice.message);
+    assert!(
+        last.notice.message.ends_with("(19 earlier notices about this could not be delivered and are left out.)"),
+        "{}",
+        last.notice.message
+    );
     let sent = outbox.sent(&mail, &last.notice.id, Delivery::Delivered, now);
     outbox.stored(sent.rows, now);
     assert_eq!(drain(&mut outbox, now), ["few0", "few1", "few2", "few3"], "a short run is told in full");
@@ -338,17 +342,30 @@ fn a_restart_makes_in_flight_pending_and_keeps_the_numbers_rising() {
 #[derive(Clone, Debug)]
 enum Move {
     /// A notice about matter `m`; `event` picks the type.
-    Tell { matter: u8, event: u8 },
+    Tell {
+        matter: u8,
+        event: u8,
+    },
     /// The writer commits everything handed over so far.
     Commit,
     Due,
     /// The send under way of a receiver ends.
-    Answer { receiver: u8, how: u8 },
+    Answer {
+        receiver: u8,
+        how: u8,
+    },
     /// The send arrives, and its answer is lost with the process.
-    Crash { arrived: bool },
-    Wait { seconds: u16 },
+    Crash {
+        arrived: bool,
+    },
+    Wait {
+        seconds: u16,
+    },
     /// Six minutes in which both receivers take nothing, while a matter flaps.
-    Outage { matter: u8, flaps: u8 },
+    Outage {
+        matter: u8,
+        flaps: u8,
+    },
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -469,7 +486,11 @@ impl Model {
             let arrived = self.arrived.get(receiver).cloned().unwrap_or_default();
             let unknown: BTreeSet<&NoticeId> = arrived
                 .iter()
-                .filter(|id| self.disk.get(&(receiver.clone(), (*id).clone())).is_some_and(|row| matches!(row.state, OutboxState::Pending | OutboxState::InFlight)))
+                .filter(|id| {
+                    self.disk
+                        .get(&(receiver.clone(), (*id).clone()))
+                        .is_some_and(|row| matches!(row.state, OutboxState::Pending | OutboxState::InFlight))
+                })
                 .collect();
             assert!(unknown.len() <= 1, "a crash would repeat {} notices", unknown.len());
             *self.repeats_allowed.entry(receiver.clone()).or_default() += unknown.len();
