@@ -124,7 +124,7 @@ fn a_full_spool_says_so_and_keeps_what_it_has() {
 #[test]
 fn a_whole_record_of_unknown_form_is_an_error_and_not_passed_over() {
     let (_dir, path) = fresh();
-    let mut spool = Spool::open(&path).unwrap();
+    let spool = Spool::open(&path).unwrap();
     let (record, _) = framed(br#"[{"workspace":"a","access":"half"}]"#, 0).unwrap();
     spool.file.write_all_at(&record, 0).unwrap();
     assert_eq!(Spool::open(&path).unwrap().read().unwrap_err().kind(), ErrorKind::InvalidData);

@@ -19,8 +19,11 @@ pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
 }
 
 pub(super) fn of_sql(error: &sqlx::Error) -> StoreFault {
-    let text = error.to_string();
-    match code(error) {
+    of_code(code(error), error.to_string())
+}
+
+fn of_code(code: Option<i32>, text: String) -> StoreFault {
+    match code {
         Some(SQLITE_IOERR_CORRUPTFS) => StoreFault::Corrupt(text),
         Some(extended) => match extended & 0xff {
             SQLITE_FULL => StoreFault::Full(text),
@@ -37,5 +40,41 @@ pub(super) fn of_io(path: &Path, error: &std::io::Error) -> StoreFault {
         StoreFault::Full(text)
     } else {
         StoreFault::Unavailable(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn each_code_is_its_fault_whatever_its_extension() {
+        let t = String::new;
+        for (code, fault) in [
+            (13, StoreFault::Full(t())),
+            (11, StoreFault::Corrupt(t())),
+            // SQLITE_CORRUPT_INDEX
+            (779, StoreFault::Corrupt(t())),
+            (26, StoreFault::Corrupt(t())),
+            (8458, StoreFault::Corrupt(t())),
+            // SQLITE_IOERR_FSYNC, SQLITE_READONLY, SQLITE_BUSY, SQLITE_CANTOPEN, a constraint
+            (1034, StoreFault::Unavailable(t())),
+            (8, StoreFault::Unavailable(t())),
+            (5, StoreFault::Unavailable(t())),
+            (14, StoreFault::Unavailable(t())),
+            (19, StoreFault::Unavailable(t())),
+        ] {
+            assert_eq!(of_code(Some(code), t()), fault, "{code}");
+        }
+        assert!(matches!(of_sql(&sqlx::Error::PoolTimedOut), StoreFault::Unavailable(_)));
+    }
+
+    #[test]
+    fn a_file_error_names_the_file_and_a_full_disk_is_full() {
+        let of = |kind: ErrorKind| of_io(Path::new("state.db.lock"), &Error::from(kind));
+        assert!(matches!(of(ErrorKind::StorageFull), StoreFault::Full(text) if text.starts_with("state.db.lock: ")));
+        assert!(matches!(of(ErrorKind::QuotaExceeded), StoreFault::Full(_)));
+        assert!(matches!(of(ErrorKind::PermissionDenied), StoreFault::Unavailable(text) if text.starts_with("state.db.lock: ")));
     }
 }
