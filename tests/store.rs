@@ -136,7 +136,7 @@ async fn a_lift_needs_the_very_lock_that_it_names() {
     let one = |batch, orders| Commit { batch: Batch(batch), orders, ..Commit::default() };
     store.commit(&one(1, vec![OrderWrite::Lower(order("w", 10)), OrderWrite::Lower(manual("w", 11))])).await.unwrap();
     for (batch, named) in [(2, 9), (3, 11)] {
-        assert_eq!(store.commit(&one(batch, vec![lift(slot.clone(), named)])).await.unwrap().refused, [slot.clone()]);
+        assert_eq!(store.commit(&one(batch, vec![lift(slot.clone(), named)])).await.unwrap().refused, std::slice::from_ref(&slot));
     }
     assert_eq!(store.load().await.unwrap().orders.len(), 2);
     assert_eq!(store.commit(&one(4, vec![lift(slot.clone(), 10)])).await.unwrap().refused, []);
@@ -319,12 +319,11 @@ async fn unreadable_keys_and_notices_are_counted_and_stop_nothing() {
 }
 
 #[tokio::test]
-async fn commits_are_synced_and_the_files_are_not_for_everybody() {
+async fn the_files_are_not_for_everybody() {
     use std::os::unix::fs::PermissionsExt as _;
     let (dir, path) = place();
     let store = open(&path).await;
     store.commit(&records(1, &["a"])).await.unwrap();
-    assert_eq!(ask(&path, "PRAGMA journal_mode").await, "wal");
     for (name, mode) in [("state.db", 0o640), ("state.db-wal", 0o640), ("state.db.chain-key", 0o600), ("state.db.lock", 0o600)] {
         let found = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!(found & !mode, 0, "{name} is {found:o}");

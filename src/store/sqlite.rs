@@ -308,3 +308,25 @@ async fn connect(path: &Path, max_bytes: Option<u64>) -> Result<SqliteConnection
     }
     options.connect().await.map_err(|e| of_sql(&e))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::Row as _;
+
+    #[tokio::test]
+    async fn the_writer_syncs_every_commit_and_the_readers_cannot_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let Opened::Ready { store, .. } = SqliteStore::open(&path, Options::default()).await.unwrap() else { panic!() };
+        let mut guard = store.writer.lock().await;
+        let conn = guard.as_mut().unwrap();
+        assert_eq!(sqlx::query("PRAGMA journal_mode").fetch_one(&mut *conn).await.unwrap().get::<String, _>(0), "wal");
+        // 2 is FULL
+        for (pragma, value) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 5000)] {
+            assert_eq!(sqlx::query(pragma).fetch_one(&mut *conn).await.unwrap().get::<i64, _>(0), value, "{pragma}");
+        }
+        let refused = sqlx::query("DELETE FROM journal").execute(&store.readers).await.unwrap_err();
+        assert!(refused.to_string().contains("readonly"), "{refused}");
+    }
+}
