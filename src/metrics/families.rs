@@ -195,8 +195,10 @@ fn daemon(text: &mut Text, snapshot: &Snapshot, now: Now) {
     let daemon = &snapshot.daemon;
     text.family("cmek_ready", Kind::Gauge, "Whether stored locks are published.").count(&[], u64::from(daemon.ready));
     let flagged = u64::from(daemon.config_flagged.is_some());
-    text.family("cmek_config_flagged", Kind::Gauge, "Whether another configuration than the file's present one is in force.").count(&[], flagged);
-    text.family("cmek_would_lock_total", Kind::Counter, "Locks that shadow mode kept from being carried out.").count(&[], daemon.would_lock_total);
+    text.family("cmek_config_flagged", Kind::Gauge, "Whether another configuration than the file's present one is in force.")
+        .count(&[], flagged);
+    text.family("cmek_would_lock_total", Kind::Counter, "Locks that shadow mode kept from being carried out.")
+        .count(&[], daemon.would_lock_total);
     text.family("cmek_bugs_total", Kind::Counter, "Branches taken that should be impossible.").count(&[], daemon.bugs);
     if let Some(fresh_at) = snapshot.fresh_at {
         let age = now.mono.since(fresh_at).as_secs_f64();
@@ -219,7 +221,8 @@ fn policies(text: &mut Text, config: &Config) {
 #[must_use]
 pub fn lock_bound(policy: &Policy) -> Option<Span> {
     let per_look = policy.suspect_interval.plus(policy.call_timeout);
-    let bound = |looks: u8, over: Span| policy.probe_interval.times(2).plus(over).plus(per_look.times(u64::from(looks))).plus(Span::from_secs(2));
+    let bound =
+        |looks: u8, over: Span| policy.probe_interval.times(2).plus(over).plus(per_look.times(u64::from(looks))).plus(Span::from_secs(2));
     let kinds = policy.on.values().filter(|c| c.access.is_some()).map(|c| bound(c.looks, c.over)).max()?;
     Some(kinds.max(bound(policy.stated_alone.looks, policy.stated_alone.over)))
 }
