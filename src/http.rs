@@ -34,6 +34,7 @@ pub mod page;
 pub mod problem;
 pub mod serve;
 pub mod socket;
+pub mod stall;
 pub mod status;
 pub mod tls;
 pub mod workspaces;
@@ -94,7 +95,7 @@ pub struct Limits {
     /// From the opening of a connection to its first whole request head (TLS included), and between
     /// the requests of an HTTP/1 connection.
     pub header: Duration,
-    /// For one request, its body included.
+    /// For one request, its body included; and for a write of the answer that makes no progress.
     pub request: Duration,
     /// For the core's answer.
     pub answer: Duration,
@@ -126,6 +127,14 @@ pub struct Doors {
     pub app: App,
     pub limits: Limits,
     validations: Arc<Semaphore>,
+}
+
+impl Doors {
+    /// Counts and logs a request that is not served. The text names no secret.
+    pub fn refused(&self, reason: RefusedReason, path: &str) {
+        self.app.metrics.http_refused(reason);
+        tracing::warn!(reason = reason.as_str(), path, "request refused");
+    }
 }
 
 /// The router with the limits of the contract.
@@ -182,10 +191,11 @@ async fn wrong_method() -> Problem {
 
 /// Ends a request that takes too long, a slowly sent body included.
 async fn in_time(State(doors): State<Doors>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
     match tokio::time::timeout(doors.limits.request, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
-            doors.app.metrics.http_refused(RefusedReason::RequestTimeout);
+            doors.refused(RefusedReason::RequestTimeout, &path);
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timed_out", "the request took too long").retry_after(1).into_response()
         }
     }

@@ -30,7 +30,7 @@ pub async fn ask(doors: &Doors, actor: String, action: Action) -> Result<Asked, 
     let operation = Operation { actor, action };
     doors.app.asks.try_send(Ask { operation, answer }).map_err(|error| match error {
         TrySendError::Full(_) => {
-            doors.app.metrics.http_refused(RefusedReason::Busy);
+            doors.refused(RefusedReason::Busy, "");
             Problem::unavailable("busy", "too many orders under way", 1)
         }
         TrySendError::Closed(_) => Problem::unavailable("stopping", "the daemon is stopping", 5),

@@ -4,8 +4,8 @@
 
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, RawPathParams, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::Doors;
@@ -94,9 +94,10 @@ impl<T: DeserializeOwned> FromRequest<Doors> for Body<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, doors: &Doors) -> Result<Self, Problem> {
         let json = is_json(request.headers());
+        let path = request.uri().path().to_owned();
         let bytes = bytes(request, doors).await?;
         if !json {
-            doors.app.metrics.http_refused(RefusedReason::MediaType);
+            doors.refused(RefusedReason::MediaType, &path);
             let detail = "the body must be application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
@@ -111,20 +112,22 @@ pub struct NoBody;
 impl FromRequest<Doors> for NoBody {
     type Rejection = Problem;
     async fn from_request(request: Request, doors: &Doors) -> Result<Self, Problem> {
-        let headers: HeaderMap = request.headers().clone();
+        let json = is_json(request.headers());
+        let path = request.uri().path().to_owned();
         let bytes = bytes(request, doors).await?;
-        if bytes.is_empty() || is_json(&headers) {
+        if bytes.is_empty() || json {
             return Ok(Self);
         }
-        doors.app.metrics.http_refused(RefusedReason::MediaType);
+        doors.refused(RefusedReason::MediaType, &path);
         Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send no body, or application/json"))
     }
 }
 
 async fn bytes(request: Request, doors: &Doors) -> Result<bytes::Bytes, Problem> {
+    let path = request.uri().path().to_owned();
     bytes::Bytes::from_request(request, doors).await.map_err(|rejection: BytesRejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            doors.app.metrics.http_refused(RefusedReason::BodyTooLarge);
+            doors.refused(RefusedReason::BodyTooLarge, &path);
             let detail = format!("a body has {} bytes at most", doors.limits.body_bytes);
             return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
         }

@@ -67,14 +67,14 @@ pub async fn validate(
 ) -> Result<Response, Problem> {
     let key = key_id(&id)?;
     let Ok(_permit) = doors.validations.try_acquire() else {
-        doors.app.metrics.http_refused(RefusedReason::TooMany);
+        doors.refused(RefusedReason::TooMany, key.as_str());
         return Err(too_many("too many validations under way"));
     };
     match ask(&doors, operator.actor, Action::Validate { key: key.clone() }).await? {
         Asked::Answered(Ok(Reply::Key(view))) => Ok(validated(&view, failure(&view))),
         Asked::Answered(Ok(Reply::Done | Reply::Workspace(_) | Reply::Released(_))) => published(&doors, &key, None),
         Asked::Answered(Err(refusal)) if refusal.slug == RefusalSlug::Busy => {
-            doors.app.metrics.http_refused(RefusedReason::TooMany);
+            doors.refused(RefusedReason::TooMany, key.as_str());
             Err(too_many(&refusal.detail))
         }
         Asked::Answered(Err(refusal)) => Err(refusal.into()),

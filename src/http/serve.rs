@@ -25,6 +25,7 @@ use tower::ServiceExt as _;
 
 use super::access::Peer;
 use super::socket::ControlSocket;
+use super::stall::Stalling;
 use super::{App, Limits, router_with};
 use crate::metrics::{Metrics, RefusedReason};
 
@@ -57,6 +58,7 @@ impl House {
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
         if place.is_none() {
             self.metrics.http_refused(RefusedReason::Connections);
+            tracing::warn!(most = self.limits.connections, "connection refused: too many are open");
         }
         place
     }
@@ -150,7 +152,7 @@ async fn unix(house: House, stream: UnixStream, watcher: Watcher, place: OwnedSe
 
 fn slow(house: &House, peer: Peer) {
     house.metrics.http_refused(RefusedReason::SlowClient);
-    tracing::debug!(?peer, "a client sent no request in time");
+    tracing::info!(?peer, "connection closed: no request in time");
 }
 
 /// Serves one connection. The first request must have arrived `limits.header` after the opening:
@@ -171,7 +173,7 @@ where
         }
     });
     let builder = http(house.limits.header);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = builder.serve_connection(TokioIo::new(Stalling::new(stream, house.limits.request)), service).into_owned();
     let connection = watcher.watch(connection);
     tokio::pin!(connection);
     let first = tokio::time::sleep(house.limits.header.saturating_sub(spent));

@@ -67,7 +67,7 @@ async fn orders_that_cannot_be_meant_never_reach_the_core() {
         ("/v1/keys/demo/versions/1/retire", "{\"reason\":\"\"}"),
     ] {
         let told = house.order(path, body).await;
-        assert_eq!(told.problem(422, "invalid").is_empty(), false, "{path} {body}");
+        assert!(!told.problem(422, "invalid").is_empty(), "{path} {body}");
     }
     let plain = Request::post("/v1/workspaces/w/lock").body(Body::from("{\"reason\":\"r\"}")).unwrap();
     house.send(from_socket(plain)).await.problem(415, "unsupported_media_type");
