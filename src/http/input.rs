@@ -86,6 +86,15 @@ pub fn limit(asked: Option<u32>) -> Result<usize, Problem> {
     }
 }
 
+/// # Errors
+/// 422 beyond what a JSON number holds exactly.
+pub fn after(asked: Option<u64>) -> Result<u64, Problem> {
+    match asked.unwrap_or(0) {
+        after @ 0..=9_007_199_254_740_991 => Ok(after),
+        _ => Err(Problem::invalid("after must be a sequence, below 2^53")),
+    }
+}
+
 /// A JSON body.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Body<T>(pub T);

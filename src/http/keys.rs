@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Doors;
 use super::access::{Operator, Reader};
 use super::ask::{Asked, ask, perform};
-use super::input::{Body, Filter, NoBody, Segments, key_id, limit, reason};
+use super::input::{Body, Filter, NoBody, Segments, after, key_id, limit, reason};
 use super::problem::Problem;
 use super::status::journal;
 use super::workspaces::{Page, ready};
@@ -135,7 +135,7 @@ pub async fn history(
     let key = key_id(&id)?;
     let limit = limit(query.limit)?;
     let snapshot = ready(&doors.app)?;
-    let ask = JournalQuery { after: query.after.unwrap_or(0), limit: 1, key: Some(key.clone()), workspace: None };
+    let ask = JournalQuery { after: after(query.after)?, limit: 1, key: Some(key.clone()), workspace: None };
     if !snapshot.keys.contains_key(&key) {
         let ever = journal(&doors, &JournalQuery { after: 0, ..ask.clone() }).await?;
         if ever.items.is_empty() {

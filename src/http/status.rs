@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::{Operator, Reader};
 use super::ask::perform;
-use super::input::{Body, Filter, MOST, NoBody, Segments, limit, provider_id, reason, receiver_id};
+use super::input::{Body, Filter, MOST, NoBody, Segments, after, limit, provider_id, reason, receiver_id};
 use super::problem::Problem;
 use super::workspaces::{Freshness, Page};
 use super::{Doors, Health};
@@ -181,7 +181,7 @@ pub struct ActivityQuery {
 /// `GET /v1/activity`: the journal, ascending.
 pub async fn activity(_: Reader, State(doors): State<Doors>, Filter(query): Filter<ActivityQuery>) -> Result<Response, Problem> {
     let limit = u32::try_from(limit(query.limit)?).unwrap_or(MOST);
-    let query = JournalQuery { after: query.after.unwrap_or(0), limit, key: query.key, workspace: query.workspace };
+    let query = JournalQuery { after: after(query.after)?, limit, key: query.key, workspace: query.workspace };
     Ok(Json(journal(&doors, &query).await?).into_response())
 }
 

@@ -64,6 +64,8 @@ async fn lists_are_paged_filtered_and_bounded() {
         "/v1/keys?state=odd",
         "/v1/keys?limit=-1",
         "/v1/activity?after=x",
+        "/v1/activity?after=9007199254740992",
+        "/v1/keys/demo/history?after=18446744073709551615",
         "/v1/activity?key=a%2Fb",
         "/v1/keys/demo/history?limit=0",
     ] {
