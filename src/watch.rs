@@ -30,7 +30,7 @@ use crate::probe::{Evidence, Plan};
 use crate::schedule::{KeyIx, Lane};
 use crate::snapshot::Change;
 use crate::time::{Mono, Now, Span, Wall};
-use crate::words::{Leg, LegOutcome};
+use crate::words::{FailureKind, Leg, LegOutcome};
 
 use cell::KeyCell;
 use control::Control;
@@ -99,6 +99,7 @@ pub enum Count {
         provider: ProviderId,
         leg: Leg,
         outcome: LegOutcome,
+        kind: Option<FailureKind>,
         took: Option<Span>,
     },
     Missed {
