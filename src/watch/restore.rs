@@ -160,6 +160,7 @@ impl Watch {
                     version.last_checked.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
                 }
                 kept.last_conclusive.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
+                kept.last_good.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
                 kept.rotated_at.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
                 cell.kept = kept;
                 cell.dirty = false;
