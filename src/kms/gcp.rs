@@ -26,7 +26,7 @@ pub use vault::GcpVaultKey;
 use self::errors::OurProjects;
 use self::session::{Session, Sessions};
 use self::wire::{Failed, failed};
-use crate::config::{Provider, ProviderDetail};
+use crate::config::{GcpCredentials, Provider, ProviderDetail};
 use crate::key::{KeyTarget, KeyVersion};
 use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Unwrapped, Wrapped};
 use crate::time::Span;
@@ -81,7 +81,7 @@ impl GcpKms {
         }
         // Built once to find faults of the file at start; sessions build their own. Without roots of
         // trust nothing can be built, and each call will say so.
-        if wire::check_tls().is_ok() {
+        if *credentials != GcpCredentials::Anonymous && wire::check_tls().is_ok() {
             identity::build(credentials, None).await?;
         }
         Ok(Self {

@@ -1,5 +1,4 @@
 use super::*;
-use crate::config::GcpCredentials;
 use crate::key::ProviderId;
 
 #[tokio::test]
