@@ -86,7 +86,8 @@ pub struct AzureKms {
     credentials: Mutex<BTreeMap<String, Arc<dyn TokenCredential>>>,
     /// By vault and tenant: each new client costs one unauthenticated round trip.
     clients: Mutex<BTreeMap<String, Arc<KeyClient>>>,
-    mark: Arc<Mark>,
+    run: u64,
+    count: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for AzureKms {
@@ -99,16 +100,24 @@ impl std::fmt::Debug for AzureKms {
 #[derive(Clone, Default, Debug)]
 struct AtVault(Arc<AtomicBool>);
 
-/// Runs right before the transport: marks the request as ours and notes when the vault has it.
+/// Runs right before the transport: marks the request as ours, notes when the vault has it, and keeps
+/// it at its vault (a list's next page is an address that the vault chose).
 #[derive(Debug)]
 struct Mark {
     run: u64,
-    count: AtomicU64,
+    count: Arc<AtomicU64>,
+    /// Host and port of the vault.
+    authority: String,
 }
 
 #[async_trait::async_trait]
 impl Policy for Mark {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let (host, port) = (request.url().host_str().unwrap_or_default(), request.url().port());
+        if authority(host, port) != self.authority {
+            let text = format!("the vault `{}` sends us on to `{host}`", self.authority);
+            return Err(azure_core::Error::with_message(azure_core::error::ErrorKind::Other, text));
+        }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         request.insert_header(CLIENT_REQUEST_ID, format!("{MARK}-{:016x}{count:08x}", self.run));
         let at_vault = ctx.value::<AtVault>().cloned().unwrap_or_default();
@@ -178,8 +187,7 @@ impl<'a> Place<'a> {
     }
 
     fn authority(&self) -> String {
-        let host = if self.host.contains(':') && !self.host.starts_with('[') { format!("[{}]", self.host) } else { self.host.to_owned() };
-        self.port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
+        authority(self.host, self.port)
     }
 
     fn full_name(&self) -> Arc<str> {
@@ -189,6 +197,15 @@ impl<'a> Place<'a> {
     fn is_loopback(&self) -> bool {
         let literal = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         self.host == "localhost" || literal.is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+/// Host and port as a URL has them; the port of https is left out.
+fn authority(host: &str, port: Option<u16>) -> String {
+    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+    match port {
+        None | Some(443) => host,
+        Some(port) => format!("{host}:{port}"),
     }
 }
 
@@ -233,7 +250,8 @@ impl AzureKms {
             our_accounts: our_accounts.clone(),
             credentials: Mutex::default(),
             clients: Mutex::default(),
-            mark: Arc::new(Mark { run: random_word(), count: AtomicU64::new(0) }),
+            run: random_word(),
+            count: Arc::default(),
         };
         if let Some(key) = &provider.control_key
             && let Ok(place) = Place::of(key)
@@ -295,12 +313,13 @@ impl AzureKms {
         if let Some(client) = known {
             return Ok(client);
         }
+        let mark = Mark { run: self.run, count: self.count.clone(), authority: place.authority() };
         let options = KeyClientOptions {
             client_options: ClientOptions {
                 retry: RetryOptions::none(),
                 transport: Some(Transport::new(self.wire.clone())),
                 user_agent: UserAgentOptions { application_id: Some(MARK.to_owned()) },
-                per_try_policies: vec![self.mark.clone()],
+                per_try_policies: vec![Arc::new(mark)],
                 ..ClientOptions::default()
             },
             verify_challenge_resource: Some(self.verify_challenge_resource),
@@ -433,7 +452,12 @@ impl AzureKms {
         not_found: azure_core::Error,
     ) -> Result<(KeyFacts, Seen), Fault> {
         let options = KeyClientGetDeletedKeyOptions { method_options: method_options(at_vault) };
-        let Ok(found) = client.get_deleted_key(place.name, Some(options)).await else { return Err(not_found.into()) };
+        let found = match client.get_deleted_key(place.name, Some(options)).await {
+            Ok(found) => found,
+            // Not in the recycle bin either: purged, or never there.
+            Err(error) if is_not_found(&error) => return Err(error.into()),
+            Err(_) => return Err(not_found.into()),
+        };
         let seen = Seen::of(found.headers());
         Ok((facts::of_deleted(place.full_name(), &found.into_model()?), seen))
     }
