@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use cmek_watchdog::time::{Span, Wall};
 
-pub use vault::{Action, Dates, Kind, Network, Refused};
 use vault::Vault;
+pub use vault::{Action, Dates, Kind, Network};
 
 /// An answer that takes the place of the vault's own.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl AzureCloud {
     pub async fn start(host: &str, tenant: &str, kind: Kind) -> Self {
         let world = Arc::new(Mutex::new(World {
             now: "2026-11-25T12:00:00Z".parse().unwrap(),
-            vaults: BTreeMap::from([(host.to_owned(), Vault::new(host, tenant, kind))]),
+            vaults: BTreeMap::from([(host.to_owned(), Vault::new(host, tenant, kind, 0))]),
             by_address: host.to_owned(),
             faults: VecDeque::new(),
             static_tokens: BTreeMap::new(),
@@ -104,7 +104,8 @@ impl AzureCloud {
         }));
         let names = ["*.vault.azure.net", "*.managedhsm.azure.net", "login.microsoftonline.com"];
         let shared = Arc::clone(&world);
-        let server = crate::https::https(&names, crate::https::handler(move |asked| wire::answer(&mut shared.lock().unwrap(), &asked))).await;
+        let server =
+            crate::https::https(&names, crate::https::handler(move |asked| wire::answer(&mut shared.lock().unwrap(), &asked))).await;
         Self { world, server }
     }
 
@@ -126,7 +127,9 @@ impl AzureCloud {
     }
 
     pub fn add_vault(&self, host: &str, tenant: &str, kind: Kind) {
-        self.world().vaults.insert(host.to_owned(), Vault::new(host, tenant, kind));
+        let mut world = self.world();
+        let first = 1000 * u64::try_from(world.vaults.len()).unwrap();
+        world.vaults.insert(host.to_owned(), Vault::new(host, tenant, kind, first));
     }
     /// Moves the virtual clock; what is due for purging is purged.
     pub fn advance(&self, span: Span) {

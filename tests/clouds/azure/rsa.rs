@@ -1,5 +1,8 @@
 //! RSA material of one key version.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
@@ -22,8 +25,19 @@ fn algorithm(name: &str) -> Option<&'static OaepAlgorithm> {
     }
 }
 
+/// Making a key costs a good part of a second, so clouds of one process share them by number; within
+/// one cloud no number comes twice.
+static MADE: Mutex<BTreeMap<u64, Arc<Rsa>>> = Mutex::new(BTreeMap::new());
+
 impl Rsa {
-    pub fn generate() -> Self {
+    pub fn numbered(number: u64) -> Arc<Self> {
+        let made = MADE.lock().unwrap().get(&number).cloned();
+        made.unwrap_or_else(|| {
+            let fresh = Arc::new(Self::generate());
+            Arc::clone(MADE.lock().unwrap().entry(number).or_insert(fresh))
+        })
+    }
+    fn generate() -> Self {
         let private = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
         let public = private.public_key();
         let der: aws_lc_rs::encoding::PublicKeyX509Der<'_> = public.as_der().unwrap();

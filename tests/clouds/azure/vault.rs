@@ -124,7 +124,8 @@ pub struct Vault {
 const LIMIT_WINDOW: Span = Span::from_secs(10);
 
 impl Vault {
-    pub fn new(host: &str, tenant: &str, kind: Kind) -> Self {
+    /// `first` numbers the material, so that no two vaults of a cloud share any.
+    pub fn new(host: &str, tenant: &str, kind: Kind, first: u64) -> Self {
         Self {
             host: host.to_owned(),
             tenant: tenant.to_owned(),
@@ -137,7 +138,7 @@ impl Vault {
             limit: None,
             window: Wall(0),
             calls: 0,
-            made: 0,
+            made: first,
         }
     }
 
@@ -157,7 +158,7 @@ impl Vault {
     fn fresh_version(&mut self, now: Wall) -> Version {
         self.made += 1;
         let id = format!("{:016x}{:016x}", now.0, self.made);
-        Version { id, rsa: Arc::new(Rsa::generate()), enabled: true, dates: Dates::default(), created: now, updated: now }
+        Version { id, rsa: Rsa::numbered(self.made), enabled: true, dates: Dates::default(), created: now, updated: now }
     }
 
     pub fn create(&mut self, name: &str, now: Wall) -> Result<String, Refused> {
@@ -214,7 +215,9 @@ impl Vault {
     }
 
     pub fn recover(&mut self, name: &str) -> Result<(), Refused> {
-        let Some(deleted) = self.deleted.remove(name) else { return refuse(404, "KeyNotFound", None, format!("Deleted Key not found: {name}")) };
+        let Some(deleted) = self.deleted.remove(name) else {
+            return refuse(404, "KeyNotFound", None, format!("Deleted Key not found: {name}"));
+        };
         self.keys.insert(name.to_owned(), deleted.key);
         Ok(())
     }
@@ -253,12 +256,14 @@ impl Vault {
 
     /// Network, then the limit, then rights: the order in which a vault refuses.
     pub fn admit(&mut self, app: &str, oid: &str, key: &str, action: Action, now: Wall) -> Result<(), Refused> {
-        let caller = format!("Caller: appid={app};oid={oid};iss=https://sts.windows.net/{}/\r\nVault: {};location=eastus", self.tenant, self.name());
+        let caller =
+            format!("Caller: appid={app};oid={oid};iss=https://sts.windows.net/{}/\r\nVault: {};location=eastus", self.tenant, self.name());
         match self.network {
             Network::Open => {}
             Network::Firewall => {
-                let text =
-                    format!("Client address is not authorized and caller is not a trusted service.\r\nClient address: 192.0.2.44\r\n{caller}");
+                let text = format!(
+                    "Client address is not authorized and caller is not a trusted service.\r\nClient address: 192.0.2.44\r\n{caller}"
+                );
                 return refuse(403, "Forbidden", Some("ForbiddenByFirewall"), text);
             }
             Network::PrivateOnly => {
@@ -315,7 +320,15 @@ impl Vault {
     }
 
     /// A call on data: state first, then operations, then dates (for what makes new data only), then the bytes.
-    pub fn crypt(&self, name: &str, version: &str, action: Action, algorithm: &str, value: &[u8], now: Wall) -> Result<(String, Vec<u8>), Refused> {
+    pub fn crypt(
+        &self,
+        name: &str,
+        version: &str,
+        action: Action,
+        algorithm: &str,
+        value: &[u8],
+        now: Wall,
+    ) -> Result<(String, Vec<u8>), Refused> {
         let (key, one) = self.find(name, version)?;
         let operation = action.words().1;
         if !one.enabled {

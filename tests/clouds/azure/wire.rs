@@ -97,7 +97,8 @@ fn authenticate(world: &World, vault: &Vault, asked: &Asked) -> Result<Caller, R
     }
     if !caller.tenant.is_empty() && caller.tenant != vault.tenant {
         let (own, found) = (&vault.tenant, &caller.tenant);
-        let text = format!("AKV10032: Invalid issuer. Expected one of https://sts.windows.net/{own}/, found https://sts.windows.net/{found}/.");
+        let text =
+            format!("AKV10032: Invalid issuer. Expected one of https://sts.windows.net/{own}/, found https://sts.windows.net/{found}/.");
         return Err(unauthorized(vault, &text));
     }
     Ok(caller)
@@ -195,7 +196,15 @@ fn permitted(world: &mut World, host: &str, asked: &Asked, path: &[&str], action
     done.unwrap_or_else(|refused| refusal(&refused))
 }
 
-fn perform(vault: &mut Vault, asked: &Asked, path: &[&str], action: Action, name: &str, version: &str, now: Wall) -> Result<Reply, Refused> {
+fn perform(
+    vault: &mut Vault,
+    asked: &Asked,
+    path: &[&str],
+    action: Action,
+    name: &str,
+    version: &str,
+    now: Wall,
+) -> Result<Reply, Refused> {
     match action {
         Action::Read if path[0] == "deletedkeys" => vault.find_deleted(name).map(|_| Reply::json(200, &deleted_json(vault, name))),
         Action::Read if path.get(2) == Some(&"versions") => versions_page(vault, asked, name),
