@@ -99,7 +99,10 @@ fn certificates(names: &[&str]) -> (rustls::ServerConfig, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(rcgen::DnType::CommonName, "test root");
+    // Two roots of one name would be taken for one root with a bad signature.
+    static ROOTS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(1);
+    let number = ROOTS.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, format!("test root {number}"));
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
@@ -129,10 +132,11 @@ async fn serve(tls: Option<tokio_rustls::TlsAcceptor>, ca_pem: String, handle: H
             connections.spawn(async move {
                 match tls {
                     // A client that does not trust us ends the handshake; that is its right.
-                    Some(tls) => match tls.accept(stream).await {
-                        Ok(stream) => talk(stream, handle).await,
-                        Err(_) => {}
-                    },
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            talk(stream, handle).await;
+                        }
+                    }
                     None => talk(stream, handle).await,
                 }
             });

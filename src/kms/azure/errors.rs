@@ -339,7 +339,7 @@ fn connection(private_endpoint: bool, error: &Error) -> (K, &'static str) {
     use std::io::ErrorKind as Io;
     let http = in_chain::<reqwest::Error>(error);
     let connecting = http.is_some_and(reqwest::Error::is_connect);
-    let io = in_chain::<std::io::Error>(error).map(std::io::Error::kind);
+    let io = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>()).last().map(std::io::Error::kind);
     let no_way = matches!(io, Some(Io::NetworkUnreachable | Io::HostUnreachable | Io::TimedOut));
     let late = http.is_some_and(reqwest::Error::is_timeout);
     match (connecting, io) {
@@ -357,30 +357,24 @@ fn connection(private_endpoint: bool, error: &Error) -> (K, &'static str) {
     }
 }
 
-/// The first error of a type in the chain of causes, also inside an IO error (which hides its own).
+/// The causes of an error, itself first. An IO error names only what lies below what it carries, so it
+/// is opened by hand.
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |cause| match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(carried) => Some(carried),
+        None => cause.source(),
+    })
+}
+
 fn in_chain<T: std::error::Error + 'static>(error: &Error) -> Option<&T> {
-    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = at {
-        if let Some(found) = cause.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let hidden = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(found) = hidden.and_then(|hidden| hidden.downcast_ref::<T>()) {
-            return Some(found);
-        }
-        at = cause.source();
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref::<T>())
 }
 
 /// The text of the first cause: what really happened, without the layers above it.
 #[must_use]
 pub fn deepest(error: &Error) -> String {
-    let mut at: &(dyn std::error::Error + 'static) = error;
-    while let Some(cause) = at.source() {
-        at = cause;
-    }
-    at.to_string()
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

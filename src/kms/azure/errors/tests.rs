@@ -194,6 +194,9 @@ fn connection_faults_have_their_words() {
     assert_eq!(at(Asked::Data, false, IoError::other(Oversized)), word(K::Unclassified, "oversized"));
     let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
     assert_eq!(at(Asked::Data, false, IoError::other(unknown)), word(K::NetworkBlocked, "tls_unknown_issuer"));
+    let deep = IoError::other(IoError::new(Io::InvalidData, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)));
+    assert_eq!(at(Asked::Data, false, deep), word(K::NetworkBlocked, "tls_unknown_issuer"));
+    assert_eq!(at(Asked::Data, false, IoError::other(IoError::from(Io::ConnectionRefused))), word(K::Unreachable, "refused"));
     let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
     assert_eq!(at(Asked::Metadata, false, IoError::other(expired)), word(K::Unreachable, "tls"));
     assert_eq!(at(Asked::Token, false, Io::ConnectionRefused.into()), word(K::Credentials, "sign_in"));
