@@ -15,6 +15,9 @@ pub mod check;
 #[cfg(feature = "daemon")]
 pub mod load;
 pub mod raw;
+pub mod sheet;
+pub mod values;
+pub mod route;
 
 /// Where a secret is to be found; the value itself is never part of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +45,7 @@ pub struct Token {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
-    pub listen: std::net::SocketAddr,
+    pub listen: core::net::SocketAddr,
     pub tls: Option<Tls>,
     pub insecure_loopback: bool,
     /// Absolute, or relative to the configuration file and already joined with its folder.
@@ -299,6 +302,9 @@ pub struct AuditSource {
     pub kind: AuditKind,
     pub provider: ProviderId,
     pub poll_interval: Span,
+    /// What the kind reads: queue address (`sqs`), Log Analytics workspace (`azure_monitor`), Google
+    /// project (`cloud_logging`, `None` = the projects of the keys); `None` for the others.
+    pub address: Option<String>,
 }
 
 /// The whole configuration, checked.

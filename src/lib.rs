@@ -4,22 +4,23 @@
 //! of the same name holds the adapters that touch the world (first line `//! outside`) or further
 //! pure parts (`//! inside`). `cargo check --no-default-features --lib` builds the inside alone.
 
-pub mod config;
-pub mod lockout;
-pub mod gate;
-pub mod journal;
+pub mod words;
+pub mod time;
 pub mod key;
 pub mod kms;
-pub mod notify;
+pub mod probe;
+pub mod verdict;
 pub mod policy;
 pub mod schedule;
 pub mod lifecycle;
-pub mod probe;
-pub mod verdict;
+pub mod gate;
 pub mod snapshot;
-pub mod time;
-pub mod words;
+pub mod notify;
+pub mod journal;
+pub mod config;
+pub mod lockout;
 pub mod operate;
+pub mod watch;
 
 #[cfg(feature = "daemon")]
 pub mod clock;

@@ -11,12 +11,22 @@ use crate::probe::LegResult;
 use crate::time::{Span, Wall};
 use crate::words::{Access, Cause, Code, EventType, Sequence, Severity};
 
+pub mod about;
+pub mod compose;
+pub mod outbox;
+
 #[cfg(feature = "daemon")]
 pub mod alertmanager;
 #[cfg(feature = "daemon")]
 pub mod email;
 #[cfg(feature = "daemon")]
 pub mod pagerduty;
+#[cfg(feature = "daemon")]
+pub mod post;
+#[cfg(feature = "daemon")]
+pub mod render;
+#[cfg(test)]
+pub(crate) mod sample;
 #[cfg(feature = "daemon")]
 pub mod slack;
 #[cfg(feature = "daemon")]

@@ -167,9 +167,39 @@ pub const fn settable(kind: FailureKind) -> Settable {
     }
 }
 
+/// The promised time from the first refused answer to the lock, in the worst order of events; `None`
+/// if the kind never lowers access under this policy. `2 x probe_interval + over + looks x
+/// (suspect_interval + call_timeout) + 2 s` (looks spaced by `over` are within it).
+#[must_use]
+pub fn lock_bound(policy: &Policy, kind: FailureKind) -> Option<Span> {
+    let confirm = policy.on.get(&kind).filter(|confirm| confirm.access.is_some())?;
+    let look = policy.suspect_interval.plus(policy.call_timeout);
+    Some(policy.probe_interval.times(2).plus(confirm.over).plus(look.times(u64::from(confirm.looks))).plus(Span::from_secs(2)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_promised_time_to_lock_is_the_sum_of_its_parts() {
+        let policy = Policy::default();
+        assert_eq!(lock_bound(&policy, FailureKind::Disabled), Some(Span::from_secs(120 + 5 + 2 * 15 + 2)));
+        assert_eq!(lock_bound(&policy, FailureKind::AccessDenied), Some(Span::from_secs(120 + 30 + 3 * 15 + 2)));
+        assert_eq!(lock_bound(&policy, FailureKind::NetworkBlocked), None);
+        assert_eq!(lock_bound(&policy, FailureKind::Timeout), None);
+    }
+
+    #[test]
+    fn the_promised_time_covers_counted_looks_at_their_real_distance() {
+        let policy = Policy::default();
+        for (kind, confirm) in &policy.on {
+            let Some(bound) = lock_bound(&policy, *kind) else { continue };
+            let looks = u64::from(confirm.looks);
+            let spaced = confirm.spacing(policy.suspect_interval).times(looks.saturating_sub(1)).plus(policy.call_timeout.times(looks));
+            assert!(policy.probe_interval.times(2).plus(spaced) <= bound, "{kind}");
+        }
+    }
 
     #[test]
     fn looks_are_spaced_so_that_the_default_rules_can_be_met() {

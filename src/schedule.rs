@@ -75,6 +75,11 @@ impl Lane {
         }
     }
 
+    /// Changes the budget; what was spent stays spent.
+    pub fn set_budget(&mut self, calls_per_second: u32) {
+        self.interval_us = 1_000_000u64.checked_div(u64::from(calls_per_second)).unwrap_or(1_000_000);
+    }
+
     /// Puts a key in, or moves it.
     pub fn put(&mut self, key: KeyIx, class: Class, at: Mono) {
         self.take(key);

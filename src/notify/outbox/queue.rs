@@ -1,0 +1,354 @@
+//! inside
+//! The line of one receiver: which row is next, when it is tried again, and which rows may be folded
+//! into a later one about the same matter. It must never let a row overtake another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{ANSWER_WITHIN, Counts, FAILING_AFTER, FIRST_RETRY, LAST_RETRY, LONGEST_WISH, LOW_WATER, MAX_AGE, MAX_ROWS, RUN, Sent};
+use crate::key::ReceiverId;
+use crate::notify::about::{About, protected};
+use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
+use crate::snapshot::OutboxView;
+use crate::time::{Mono, Now, Span, Wall};
+
+/// How often old rows are looked for.
+const SWEEP_EVERY: Span = Span::from_hours(1);
+
+#[derive(Clone, Debug)]
+struct Held {
+    row: OutboxRow,
+    next: Mono,
+    born: Mono,
+    /// Earlier rows about the same matter that this one speaks for.
+    folded: u32,
+}
+
+/// One receiver's line.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Queue {
+    pub(super) known: bool,
+    rows: BTreeMap<u64, Held>,
+    last_position: u64,
+    /// Position and start of the send under way.
+    in_flight: Option<(u64, Mono)>,
+    /// Rows that left the line and are not on disk as such yet. Until they are, nothing is sent: a
+    /// crash would bring them back behind what went after them.
+    unsettled: BTreeSet<NoticeId>,
+    /// When the present run of failures began.
+    failing_since: Option<Mono>,
+    told_failing: bool,
+    last_success_at: Option<Wall>,
+    dead: u64,
+    next_sweep: Mono,
+    len_after_sweep: usize,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.unsettled.is_empty()
+    }
+
+    pub(super) fn make(&mut self, receiver: &ReceiverId, notice: Arc<Notice>, now: Now) -> OutboxRow {
+        // At least the wall clock, so that a restart with an empty queue does not use numbers again.
+        self.last_position = self.last_position.saturating_add(1).max(u64::try_from(now.wall.0).unwrap_or(0));
+        OutboxRow {
+            id: notice.id.clone(),
+            receiver: receiver.clone(),
+            position: self.last_position,
+            notice,
+            created_at: now.wall,
+            state: OutboxState::Pending,
+            attempts: 0,
+            next_at: now.wall,
+            last_error: None,
+        }
+    }
+
+    pub(super) fn restore(&mut self, mut row: OutboxRow, now: Now) {
+        match row.state {
+            OutboxState::Pending | OutboxState::InFlight => {
+                row.state = OutboxState::Pending;
+                while self.rows.contains_key(&row.position) {
+                    row.position = row.position.saturating_add(1);
+                }
+                self.insert(row, now);
+            }
+            OutboxState::Dead => self.dead = self.dead.saturating_add(1),
+            OutboxState::Done | OutboxState::Folded => {}
+        }
+    }
+
+    /// A new row is on disk. A row that was tried before is in the line already, or has left it
+    /// since; only its writing is reported, late.
+    pub(super) fn stored_pending(&mut self, row: OutboxRow, now: Now) {
+        if row.attempts == 0 && !self.rows.contains_key(&row.position) {
+            self.insert(row, now);
+        }
+    }
+
+    fn insert(&mut self, row: OutboxRow, now: Now) {
+        self.last_position = self.last_position.max(row.position);
+        let wait = row.next_at.since(now.wall);
+        let next = now.mono.plus(if wait > LONGEST_WISH { LONGEST_WISH } else { wait });
+        let born = now.mono_of(row.created_at, MAX_AGE);
+        self.rows.insert(row.position, Held { row, next, born, folded: 0 });
+    }
+
+    pub(super) fn settled(&mut self, id: &NoticeId) {
+        self.unsettled.remove(id);
+    }
+
+    /// Begins the next send if there is one to begin.
+    pub(super) fn start(&mut self, now: Now, rows: &mut Vec<OutboxRow>) -> Option<(Arc<Notice>, u32)> {
+        if self.in_flight.is_some() || !self.unsettled.is_empty() {
+            return None;
+        }
+        let mut head = self.rows.first_entry()?;
+        let position = *head.key();
+        let held = head.get_mut();
+        if held.next > now.mono {
+            return None;
+        }
+        held.row.state = OutboxState::InFlight;
+        held.row.attempts = held.row.attempts.saturating_add(1);
+        rows.push(held.row.clone());
+        self.in_flight = Some((position, now.mono));
+        Some((speaking_for(&held.row.notice, held.folded), held.row.attempts))
+    }
+
+    /// A send that was never answered (its task died) counts as one to be tried again.
+    pub(super) fn answer_lost(&mut self, now: Now) -> Sent {
+        let lost = self.in_flight.filter(|(_, since)| now.mono.since(*since) >= ANSWER_WITHIN);
+        let id = lost.and_then(|(position, _)| self.rows.get(&position)).map(|held| held.row.id.clone());
+        let mut sent = match id {
+            Some(id) => self.answer(&id, Delivery::Retry { after: None, reason: "no answer from the receiver".to_owned() }, now),
+            None => Sent::default(),
+        };
+        if !self.rows.is_empty() && self.failing_since.is_some() {
+            sent.became_failing |= self.tell_failing(now, false);
+        }
+        sent
+    }
+
+    pub(super) fn answer(&mut self, id: &NoticeId, delivery: Delivery, now: Now) -> Sent {
+        let in_flight = self.in_flight.map(|(position, _)| position);
+        let here = |position: &u64| self.rows.get(position).is_some_and(|held| held.row.id == *id);
+        let Some(position) = in_flight.filter(here).or_else(|| self.position_of(id)) else { return Sent::default() };
+        match delivery {
+            Delivery::Delivered => self.delivered(position, now),
+            Delivery::Refused { reason } => self.refused(position, reason, now),
+            Delivery::Retry { after, reason } if in_flight == Some(position) => self.retry(position, after, reason, now),
+            // The answer of a send that was given up: the row waits for its next attempt already.
+            Delivery::Retry { .. } => Sent::default(),
+        }
+    }
+
+    fn position_of(&self, id: &NoticeId) -> Option<u64> {
+        self.rows.iter().find(|(_, held)| held.row.id == *id).map(|(position, _)| *position)
+    }
+
+    fn take(&mut self, position: u64, state: OutboxState, why: Option<String>) -> Option<OutboxRow> {
+        let mut row = self.rows.remove(&position)?.row;
+        if self.in_flight.is_some_and(|(sending, _)| sending == position) {
+            self.in_flight = None;
+        }
+        self.unsettled.insert(row.id.clone());
+        row.state = state;
+        if why.is_some() {
+            row.last_error = why;
+        }
+        Some(row)
+    }
+
+    fn delivered(&mut self, position: u64, now: Now) -> Sent {
+        let mut sent = Sent { healed: self.told_failing, ..Sent::default() };
+        sent.counts.delivered = 1;
+        sent.rows.extend(self.take(position, OutboxState::Done, None));
+        self.failing_since = None;
+        self.told_failing = false;
+        self.last_success_at = Some(now.wall);
+        if sent.healed {
+            self.fold_runs(&mut sent.rows, &mut sent.counts);
+        }
+        sent
+    }
+
+    fn refused(&mut self, position: u64, reason: String, now: Now) -> Sent {
+        let mut sent = Sent::default();
+        sent.counts.failed = 1;
+        let row = self.take(position, OutboxState::Dead, Some(short(reason)));
+        self.dead = self.dead.saturating_add(1);
+        // A lock that nobody was told of may not wait five minutes to be noticed.
+        let grave = row.as_ref().is_some_and(|row| protected(&row.notice));
+        sent.rows.extend(row);
+        sent.became_failing = self.tell_failing(now, grave);
+        sent
+    }
+
+    fn retry(&mut self, position: u64, after: Option<Span>, reason: String, now: Now) -> Sent {
+        let mut sent = Sent::default();
+        self.in_flight = None;
+        if let Some(held) = self.rows.get_mut(&position) {
+            let wish = after.map_or(Span::ZERO, |wish| if wish > LONGEST_WISH { LONGEST_WISH } else { wish });
+            let delay = back_off(&held.row.id, held.row.attempts).max(wish);
+            held.next = now.mono.plus(delay);
+            held.row.next_at = now.wall.plus(delay);
+            held.row.state = OutboxState::Pending;
+            held.row.last_error = Some(short(reason));
+            sent.rows.push(held.row.clone());
+            sent.counts.retried = 1;
+        }
+        sent.became_failing = self.tell_failing(now, false);
+        sent
+    }
+
+    fn tell_failing(&mut self, now: Now, at_once: bool) -> bool {
+        let since = *self.failing_since.get_or_insert(now.mono);
+        let tell = !self.told_failing && (at_once || now.mono.since(since) >= FAILING_AFTER);
+        self.told_failing |= tell;
+        tell
+    }
+
+    /// Folds and drops what is too old or too much.
+    pub(super) fn sweep(&mut self, now: Now, rows: &mut Vec<OutboxRow>, counts: &mut Counts) {
+        let full = self.rows.len() > MAX_ROWS.max(self.len_after_sweep.saturating_add(MAX_ROWS.saturating_sub(LOW_WATER)));
+        if !full && now.mono < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now.mono.plus(SWEEP_EVERY);
+        let old = |held: &Held| now.mono.since(held.born) >= MAX_AGE;
+        self.fold(usize::MAX, old, rows, counts);
+        self.drop_some(usize::MAX, old, rows, counts);
+        if self.rows.len() > MAX_ROWS {
+            // Folding loses no present state, so it comes before dropping; the quiet ones go first.
+            self.fold(self.excess(), |held| !protected(&held.row.notice), rows, counts);
+            self.fold(self.excess(), |_| true, rows, counts);
+            self.drop_some(self.excess(), |_| true, rows, counts);
+        }
+        self.len_after_sweep = self.rows.len();
+    }
+
+    fn excess(&self) -> usize {
+        self.rows.len().saturating_sub(LOW_WATER)
+    }
+
+    fn is_sending(&self, position: u64) -> bool {
+        self.in_flight.is_some_and(|(sending, _)| sending == position)
+    }
+
+    /// Folds up to `most` rows, oldest first, into the newest row about the same matter. A row that
+    /// may not be dropped is folded only into one that may not be dropped either.
+    fn fold(&mut self, most: usize, only: impl Fn(&Held) -> bool, rows: &mut Vec<OutboxRow>, counts: &mut Counts) {
+        let mut newest: BTreeMap<About, (u64, Option<u64>)> = BTreeMap::new();
+        for (position, held) in &self.rows {
+            if let Some(about) = About::of(&held.row.notice) {
+                let last = newest.entry(about).or_default();
+                last.0 = *position;
+                if protected(&held.row.notice) {
+                    last.1 = Some(*position);
+                }
+            }
+        }
+        let into = |position: u64, held: &Held| -> Option<u64> {
+            let (any, grave) = newest.get(&About::of(&held.row.notice)?)?;
+            let survivor = if protected(&held.row.notice) { (*grave)? } else { *any };
+            (survivor > position).then_some(survivor)
+        };
+        let chosen: Vec<(u64, u64)> = self
+            .rows
+            .iter()
+            .filter(|(position, held)| !self.is_sending(**position) && only(held))
+            .filter_map(|(position, held)| into(*position, held).map(|survivor| (*position, survivor)))
+            .take(most)
+            .collect();
+        for (position, survivor) in chosen {
+            let spoken_for = self.rows.get(&position).map_or(0, |held| held.folded).saturating_add(1);
+            if let Some(held) = self.rows.get_mut(&survivor) {
+                held.folded = held.folded.saturating_add(spoken_for);
+            }
+            let into = self.rows.get(&survivor).map(|held| format!("folded into {}", held.row.id.0));
+            rows.extend(self.take(position, OutboxState::Folded, into));
+            counts.folded = counts.folded.saturating_add(1);
+        }
+    }
+
+    /// After an outage: a long run about one matter becomes its newest notice.
+    fn fold_runs(&mut self, rows: &mut Vec<OutboxRow>, counts: &mut Counts) {
+        let mut waiting: BTreeMap<About, usize> = BTreeMap::new();
+        for about in self.rows.values().filter_map(|held| About::of(&held.row.notice)) {
+            let count = waiting.entry(about).or_default();
+            *count = count.saturating_add(1);
+        }
+        let runs: BTreeSet<About> = waiting.into_iter().filter(|(_, count)| *count > RUN).map(|(about, _)| about).collect();
+        if !runs.is_empty() {
+            self.fold(usize::MAX, |held| About::of(&held.row.notice).is_some_and(|about| runs.contains(&about)), rows, counts);
+        }
+    }
+
+    fn drop_some(&mut self, most: usize, only: impl Fn(&Held) -> bool, rows: &mut Vec<OutboxRow>, counts: &mut Counts) {
+        let chosen: Vec<u64> = self
+            .rows
+            .iter()
+            .filter(|(position, held)| !self.is_sending(**position) && !protected(&held.row.notice) && only(held))
+            .map(|(position, _)| *position)
+            .take(most)
+            .collect();
+        for position in chosen {
+            rows.extend(self.take(position, OutboxState::Dead, Some("dropped: the outbox is full or the notice too old".to_owned())));
+            self.dead = self.dead.saturating_add(1);
+            counts.dropped = counts.dropped.saturating_add(1);
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Mono> {
+        let failing = self.failing_since.filter(|_| !self.told_failing && !self.rows.is_empty()).map(|since| since.plus(FAILING_AFTER));
+        let send = match self.in_flight {
+            Some((_, since)) => Some(since.plus(ANSWER_WITHIN)),
+            None if !self.unsettled.is_empty() || !self.known => None,
+            None => self.rows.values().next().map(|head| head.next),
+        };
+        [failing, send].into_iter().flatten().min()
+    }
+
+    pub(super) fn view(&self, receiver: &ReceiverId, now: Now) -> OutboxView {
+        OutboxView {
+            receiver: receiver.to_string(),
+            depth: u64::try_from(self.rows.len()).unwrap_or(u64::MAX),
+            oldest_at: self.rows.values().next().map(|held| held.row.created_at),
+            failing: self.told_failing || self.failing_since.is_some_and(|since| now.mono.since(since) >= FAILING_AFTER),
+            last_success_at: self.last_success_at,
+            dead: self.dead,
+        }
+    }
+}
+
+/// The notice as it goes out when it stands for earlier ones too.
+fn speaking_for(notice: &Arc<Notice>, folded: u32) -> Arc<Notice> {
+    if folded == 0 {
+        return Arc::clone(notice);
+    }
+    let mut said = Notice::clone(notice);
+    let plural = if folded == 1 { "notice" } else { "notices" };
+    said.message = format!("{} ({folded} earlier {plural} about this could not be delivered and are left out.)", said.message);
+    Arc::new(said)
+}
+
+fn short(reason: String) -> String {
+    if reason.len() <= 300 { reason } else { reason.chars().take(300).collect() }
+}
+
+/// 1 s, 2 s, 4 s .. 5 min, less up to a quarter that the hash of id and attempt decides: many
+/// receivers do not come back in step, and a replay gives the same times.
+fn back_off(id: &NoticeId, attempt: u32) -> Span {
+    let doublings = attempt.saturating_sub(1).min(16);
+    let full = FIRST_RETRY.times(1_u64.checked_shl(doublings).unwrap_or(u64::MAX));
+    let full = if full > LAST_RETRY { LAST_RETRY } else { full };
+    let hash =
+        id.0.bytes()
+            .chain(attempt.to_le_bytes())
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    // The high bits: the low ones of this hash follow the last byte too closely.
+    let thousandths = (hash >> 32).checked_rem(251).unwrap_or(0);
+    full.minus(full.times(thousandths).over(1000))
+}

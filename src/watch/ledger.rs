@@ -1,0 +1,271 @@
+//! inside
+//! What waits for the disk: one commit under way, one being gathered; locks that may not wait longer
+//! than the patience; unlocks and notices that wait without limit. Order: journal, gate, notice.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::journal::{Batch, Commit, Committed, Order, OrderSlot, OrderWrite, StoreFault};
+use crate::key::WorkspaceId;
+use crate::notify::OutboxRow;
+use crate::operate::{Answered, Refusal, RefusalSlug};
+use crate::schedule::KeyIx;
+use crate::time::{Mono, Now, Span};
+use crate::watch::{Count, Effects, Ticket, Watch};
+use crate::words::Sequence;
+
+/// How long a lock may wait for the disk before it is shown all the same.
+pub const PATIENCE: Span = Span(250);
+/// First and longest pause between two tries of a failed commit.
+const RETRY: (Span, Span) = (Span(100), Span::from_secs(5));
+/// An operator's unlock that could not be written for so long is answered with 503; it stays asked.
+const ANSWER_BY: Span = Span::from_secs(20);
+
+/// What becomes true when its commit is on disk.
+#[derive(Debug, Default)]
+pub struct Held {
+    pub commit: Commit,
+    /// Lowered workspaces not shown yet, since when.
+    pub lowered: BTreeSet<WorkspaceId>,
+    pub lowered_at: Option<Mono>,
+    /// The patience ran out: they are shown as not durable and lie in the spool.
+    pub impatient: bool,
+    /// Workspaces that open when this commit is on disk (overrides).
+    pub raised: BTreeSet<WorkspaceId>,
+    /// Keys whose view waits for this commit.
+    pub keys: BTreeSet<KeyIx>,
+    pub lifts: Vec<(OrderSlot, Sequence)>,
+    pub unlocked: Vec<KeyIx>,
+    /// Answers, and whether they may go out with an impatient lock.
+    pub replies: Vec<(Ticket, Reply, bool)>,
+    pub asked_at: Option<Mono>,
+}
+
+/// An answer that is made when it goes out, so that it shows the state of that moment.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Workspace(WorkspaceId),
+    Done(Answered),
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    batches: u64,
+    pub open: Held,
+    flight: Option<Flight>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    held: Held,
+    commit: Arc<Commit>,
+    retry_at: Option<Mono>,
+    pause: Span,
+}
+
+impl Ledger {
+    fn holds(&self) -> impl Iterator<Item = &Held> {
+        self.flight.iter().map(|f| &f.held).chain(std::iter::once(&self.open))
+    }
+
+    /// Whether this workspace's lowered view waits for the disk and patience has not run out.
+    pub fn withholds(&self, workspace: &WorkspaceId) -> bool {
+        self.holds().any(|held| !held.impatient && held.lowered.contains(workspace))
+    }
+
+    /// Whether an override on its way to the disk may not act yet.
+    pub fn withholds_raise(&self, workspace: &WorkspaceId) -> bool {
+        self.holds().any(|held| held.raised.contains(workspace))
+    }
+
+    pub fn is_durable(&self, workspace: &WorkspaceId) -> bool {
+        !self.holds().any(|held| held.lowered.contains(workspace))
+    }
+
+    pub fn withholds_key(&self, key: KeyIx) -> bool {
+        self.holds().any(|held| !held.impatient && held.keys.contains(&key))
+    }
+
+    pub fn undurable(&self) -> usize {
+        self.holds().map(|held| held.lowered.len()).sum()
+    }
+
+    pub fn next_deadline(&self) -> Option<Mono> {
+        let patience = self.holds().filter(|held| !held.impatient).filter_map(|held| held.lowered_at).map(|at| at.plus(PATIENCE)).min();
+        let answers =
+            self.holds().filter(|held| !held.replies.is_empty()).filter_map(|held| held.asked_at).map(|at| at.plus(ANSWER_BY)).min();
+        let retry = self.flight.as_ref().and_then(|f| f.retry_at);
+        [patience, answers, retry].into_iter().flatten().min()
+    }
+}
+
+impl Watch {
+    /// Puts an order on its way to the disk; the workspace's view waits for it or for patience.
+    pub(super) fn write_lower(&mut self, now: Now, order: Order) {
+        let open = &mut self.ledger.open;
+        open.lowered.insert(order.workspace.clone());
+        open.lowered_at.get_or_insert(now.mono);
+        open.commit.orders.push(OrderWrite::Lower(order));
+    }
+
+    /// Puts a lift on its way; the order acts until the disk has it.
+    pub(super) fn write_lift(&mut self, order: &Order) {
+        let slot = order.slot();
+        self.ledger.open.commit.orders.push(OrderWrite::Lift { slot: slot.clone(), sequence: order.sequence });
+        self.ledger.open.lifts.push((slot, order.sequence));
+    }
+
+    /// The answer goes out when everything decided so far is on disk.
+    pub(super) fn reply_when_stored(&mut self, now: Now, ticket: Ticket, reply: Reply, may_hurry: bool) {
+        self.ledger.open.asked_at.get_or_insert(now.mono);
+        self.ledger.open.replies.push((ticket, reply, may_hurry));
+    }
+
+    pub(super) fn write_rows(&mut self, rows: Vec<OutboxRow>) {
+        self.ledger.open.commit.outbox.extend(rows);
+    }
+
+    /// Part of every turn: starts a commit if none is under way, and minds patience and retries.
+    pub(super) fn ledger_turn(&mut self, now: Now, out: &mut Effects) {
+        self.lose_patience(now, out);
+        self.answer_late(now, out);
+        if let Some(flight) = &mut self.ledger.flight {
+            if flight.retry_at.is_some_and(|at| at <= now.mono) {
+                flight.retry_at = None;
+                out.commit = Some(Arc::clone(&flight.commit));
+            }
+            return;
+        }
+        if self.ledger.open.commit.is_empty() {
+            let held = std::mem::take(&mut self.ledger.open);
+            self.settle(now, held, &Committed::default(), out);
+            return;
+        }
+        let mut held = std::mem::take(&mut self.ledger.open);
+        self.ledger.batches = self.ledger.batches.saturating_add(1);
+        held.commit.batch = Batch(self.ledger.batches);
+        let commit = Arc::new(std::mem::take(&mut held.commit));
+        out.commit = Some(Arc::clone(&commit));
+        self.ledger.flight = Some(Flight { held, commit, retry_at: None, pause: RETRY.0 });
+    }
+
+    /// The store's answer to a commit.
+    pub(super) fn stored(&mut self, now: Now, batch: Batch, result: Result<Committed, StoreFault>, out: &mut Effects) {
+        let Some(mut flight) = self.ledger.flight.take_if(|flight| flight.commit.batch == batch) else {
+            out.bugs.push(super::Bug("answer to a commit that is not under way"));
+            return;
+        };
+        match result {
+            Ok(committed) => {
+                let rows = flight.commit.outbox.clone();
+                self.outbox.stored(rows, now);
+                self.settle(now, flight.held, &committed, out);
+                out.spool_clear = self.ledger.undurable() == 0;
+            }
+            Err(_) => {
+                self.store_failures = self.store_failures.saturating_add(1);
+                self.daemon_dirty = true;
+                self.counts.push_back(Count::StoreFailure);
+                flight.retry_at = Some(now.mono.plus(flight.pause));
+                flight.pause = flight.pause.times(2).min(RETRY.1);
+                self.ledger.flight = Some(flight);
+                self.hurry(now, out);
+            }
+        }
+    }
+
+    /// Everything of this commit is on disk: show it, open what was lifted, answer.
+    fn settle(&mut self, now: Now, held: Held, committed: &Committed, out: &mut Effects) {
+        for (slot, sequence) in held.lifts {
+            let refused = committed.refused.contains(&slot);
+            self.lifted(now, &slot, sequence, refused, out);
+        }
+        for key in held.unlocked {
+            self.unlocked(now, key);
+        }
+        for workspace in held.lowered.iter().chain(&held.raised) {
+            self.show_workspace(now, workspace, out);
+        }
+        for key in held.keys {
+            self.show_key(now, key, out);
+        }
+        for (ticket, reply, _) in held.replies {
+            let answer = self.answer(now, reply);
+            out.replies.push((ticket, answer));
+        }
+    }
+
+    pub(super) fn answer(&self, now: Now, reply: Reply) -> Answered {
+        match reply {
+            Reply::Done(answered) => answered,
+            Reply::Workspace(id) => match self.workspace_view(now, &id) {
+                Some(view) => Ok(crate::operate::Reply::Workspace(Arc::new(view))),
+                None => Err(Refusal { slug: RefusalSlug::UnknownWorkspace, detail: format!("unknown workspace `{id}`") }),
+            },
+        }
+    }
+
+    /// A commit failed: locks in it need not wait for the rest of the patience.
+    fn hurry(&mut self, now: Now, out: &mut Effects) {
+        if let Some(flight) = &mut self.ledger.flight
+            && flight.held.lowered_at.is_some()
+        {
+            flight.held.lowered_at = Some(now.mono.minus(PATIENCE));
+        }
+        self.lose_patience(now, out);
+    }
+
+    /// Shows locks whose patience ran out, and has them spooled.
+    fn lose_patience(&mut self, now: Now, out: &mut Effects) {
+        let mut shown: Vec<WorkspaceId> = Vec::new();
+        let mut keys: Vec<KeyIx> = Vec::new();
+        let mut replies = Vec::new();
+        let flight_orders = self.ledger.flight.as_ref().map(|f| f.commit.orders.clone()).unwrap_or_default();
+        let holds = self
+            .ledger
+            .flight
+            .iter_mut()
+            .map(|f| (&mut f.held, Some(&flight_orders)))
+            .chain(std::iter::once((&mut self.ledger.open, None)));
+        for (held, orders) in holds {
+            if held.impatient || held.lowered_at.is_none_or(|at| now.mono.since(at) < PATIENCE) {
+                continue;
+            }
+            held.impatient = true;
+            let orders = orders.unwrap_or(&held.commit.orders);
+            out.spool.extend(orders.iter().filter_map(|write| match write {
+                OrderWrite::Lower(order) => Some(order.clone()),
+                OrderWrite::Lift { .. } => None,
+            }));
+            shown.extend(held.lowered.iter().cloned());
+            keys.extend(held.keys.iter().copied());
+            let (hurried, waiting) = std::mem::take(&mut held.replies).into_iter().partition(|(_, _, may_hurry)| *may_hurry);
+            held.replies = waiting;
+            replies.extend::<Vec<_>>(hurried);
+        }
+        for workspace in shown {
+            self.show_workspace(now, &workspace, out);
+        }
+        for key in keys {
+            self.show_key(now, key, out);
+        }
+        for (ticket, reply, _) in replies {
+            let answer = self.answer(now, reply);
+            out.replies.push((ticket, answer));
+        }
+    }
+
+    /// Callers are not kept for ever by a dead store; what they asked stays asked.
+    fn answer_late(&mut self, now: Now, out: &mut Effects) {
+        let holds = self.ledger.flight.iter_mut().map(|f| &mut f.held).chain(std::iter::once(&mut self.ledger.open));
+        for held in holds {
+            if held.replies.is_empty() || held.asked_at.is_none_or(|at| now.mono.since(at) < ANSWER_BY) {
+                continue;
+            }
+            for (ticket, ..) in std::mem::take(&mut held.replies) {
+                let detail = "the store does not take it yet; it is carried out when the store answers".to_owned();
+                out.replies.push((ticket, Err(Refusal { slug: RefusalSlug::StoreUnavailable, detail })));
+            }
+        }
+    }
+}

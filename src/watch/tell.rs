@@ -1,0 +1,472 @@
+//! inside
+//! What is written and said of each transition: one journal record and one notice each, in the same
+//! commit as the change itself. Never names a secret; every text comes from `compose`.
+
+use std::sync::Arc;
+
+use crate::config::route;
+use crate::journal::{OverrideRow, Record};
+use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
+use crate::lifecycle::{Finding, KeyState};
+use crate::lockout::Orders;
+use crate::notify::compose::{self, Facts};
+use crate::notify::{Delivery, Notice, NoticeId};
+use crate::schedule::KeyIx;
+use crate::time::{Now, Span, Wall};
+use crate::verdict::{Direction, Stated};
+use crate::watch::seen::day;
+use crate::watch::workspaces::Changed;
+use crate::watch::{Count, Effects, Watch};
+use crate::words::{Access, Cause, Code, EventType, FailureKind, FeatureClass, ProviderKind, Sequence, Severity};
+
+/// The outward code of a cause (SETTLED D2).
+#[must_use]
+pub fn code_of(cause: Cause, access: Access, kind: Option<FailureKind>) -> Option<Code> {
+    if access == Access::Open {
+        return None;
+    }
+    Some(match cause {
+        Cause::Manual | Cause::Drill => Code::WorkspaceLockedByOperator,
+        Cause::Stale => Code::CmekKeyUnreachable,
+        Cause::VersionLost => Code::CmekKeyDisabled,
+        Cause::Orphaned => kind.map_or(Code::CmekKeyDisabled, code_of_kind),
+        Cause::Kind(kind) => code_of_kind(kind),
+    })
+}
+
+const fn code_of_kind(kind: FailureKind) -> Code {
+    match kind {
+        FailureKind::NetworkBlocked => Code::CmekKeyNetworkBlocked,
+        FailureKind::KeyStoreUnavailable
+        | FailureKind::Throttled
+        | FailureKind::ProviderFault
+        | FailureKind::Timeout
+        | FailureKind::Unreachable => Code::CmekKeyUnreachable,
+        FailureKind::Disabled
+        | FailureKind::PendingDeletion
+        | FailureKind::Destroyed
+        | FailureKind::Expired
+        | FailureKind::AccessDenied
+        | FailureKind::Credentials
+        | FailureKind::Misconfigured
+        | FailureKind::Corrupt
+        | FailureKind::Unclassified => Code::CmekKeyDisabled,
+    }
+}
+
+impl Watch {
+    /// One journal record.
+    pub(super) fn record<'d>(
+        &mut self,
+        now: Now,
+        event: EventType,
+        key: Option<KeyId>,
+        workspace: Option<WorkspaceId>,
+        detail: impl IntoIterator<Item = (&'d str, String)>,
+    ) {
+        self.ledger.open.commit.records.push(Record {
+            at: now.wall,
+            event,
+            key,
+            workspace,
+            version: None,
+            actor: None,
+            event_id: None,
+            correlation_id: None,
+            detail: detail.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        });
+    }
+
+    fn by(&mut self, actor: Option<&str>) {
+        if let Some(record) = self.ledger.open.commit.records.last_mut() {
+            record.actor = actor.map(str::to_owned);
+        }
+    }
+
+    pub(super) fn record_by<'d>(
+        &mut self,
+        now: Now,
+        event: EventType,
+        subject: (Option<KeyId>, Option<WorkspaceId>),
+        actor: &str,
+        detail: impl IntoIterator<Item = (&'d str, String)>,
+    ) {
+        self.record(now, event, subject.0, subject.1, detail);
+        self.by(Some(actor));
+    }
+
+    /// A notice with everything that is known of the key filled in.
+    fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
+        self.notice_count = self.notice_count.saturating_add(1);
+        let cell = ix.and_then(|ix| self.cells.get(&ix));
+        let facts = cell.and_then(|c| c.kept.facts.as_ref());
+        Notice {
+            id: NoticeId(format!("ntc_{:x}_{:x}", now.wall.0, self.notice_count).into()),
+            event,
+            severity,
+            timestamp: now.wall,
+            sequence: Sequence(0).next(now.wall.0),
+            key: cell.map(|c| c.key.id.clone()),
+            key_ref: cell.map(|c| c.name.1.to_string()),
+            provider: cell.map(|c| c.key.provider.clone()),
+            owner: cell.and_then(|c| c.key.owner.clone()),
+            workspaces: cell.map(|c| c.key.workspaces.clone()).unwrap_or_default(),
+            access: None,
+            previous_access: None,
+            cause: None,
+            code: None,
+            message: String::new(),
+            version: cell.and_then(|c| c.kept.current.clone()),
+            actor: None,
+            since: cell.map(|c| c.kept.since),
+            evidence: cell.and_then(|c| c.last.as_ref()).map(|(_, legs)| legs.clone()).unwrap_or_default(),
+            locked_features: Vec::new(),
+            readable_features: Vec::new(),
+            next_step: None,
+            terminal: false,
+            recoverable_until: facts.and_then(|f| f.recoverable_until.or(f.deletion_at)),
+            drill: false,
+        }
+    }
+
+    fn send(&mut self, now: Now, notice: Notice) {
+        let receivers = route::receivers_for(&notice, &self.config.routes);
+        self.send_to(now, notice, &receivers);
+    }
+
+    fn send_to(&mut self, now: Now, notice: Notice, receivers: &[ReceiverId]) {
+        let rows = self.outbox.make_rows(Arc::new(notice), receivers, now);
+        self.write_rows(rows);
+    }
+
+    fn kind_of(&self, provider: &ProviderId) -> ProviderKind {
+        self.config.providers.get(provider).map_or(ProviderKind::Local, crate::config::Provider::kind)
+    }
+
+    /// The sentence about a key.
+    pub(super) fn sentence(&self, ix: KeyIx, event: EventType, kind: Option<FailureKind>, stated: bool) -> String {
+        let Some(cell) = self.cells.get(&ix) else { return String::new() };
+        let direction = match cell.kept.life.finding().map(|f| f.direction).or(match &cell.kept.life {
+            KeyState::Suspect { refused, .. } => Some(refused.direction),
+            KeyState::Unproven
+            | KeyState::Active
+            | KeyState::Impaired { .. }
+            | KeyState::Revoked { .. }
+            | KeyState::Recovering { .. }
+            | KeyState::Retired => None,
+        }) {
+            Some(Direction::Unwrap) => Some(compose::Direction::Unwrap),
+            Some(Direction::Wrap | Direction::Bytes) => Some(compose::Direction::Wrap),
+            Some(Direction::Version) => Some(compose::Direction::OldVersion),
+            None => None,
+        };
+        let facts = Facts { kind, stated, direction, ..Facts::of(event, cell.key.id.as_str(), self.kind_of(&cell.key.provider)) };
+        compose::sentence(&facts)
+    }
+
+    /// A transition of a key: record, notice, view.
+    pub(super) fn transition(&mut self, now: Now, ix: KeyIx, event: EventType, kind: Option<FailureKind>) {
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        cell.kept.since = now.wall;
+        cell.dirty = true;
+        let (id, provider) = (cell.key.id.clone(), cell.key.provider.clone());
+        let stated = cell.last.as_ref().is_some_and(|(_, legs)| legs.iter().any(|leg| leg.stated));
+        let (state, request) = (cell.kept.life.word(), first_request(cell));
+        let severity = match event {
+            EventType::KeyVersionLost | EventType::KeySubstituted => Severity::Critical,
+            EventType::WorkspaceWouldLock | EventType::KeyDeletionScheduled => Severity::Warning,
+            _ => Severity::Info,
+        };
+        let mut detail = vec![("state", state.to_string())];
+        detail.extend(kind.map(|kind| ("failure_kind", kind.to_string())));
+        detail.extend(kind.map(|_| ("stated", stated.to_string())));
+        detail.extend(request.map(|id| ("request_id", id)));
+        self.record(now, event, Some(id), None, detail);
+        let message = self.sentence(ix, event, kind, stated);
+        let mut notice = self.notice(now, event, severity, Some(ix));
+        notice.cause = kind.map(Cause::Kind);
+        notice.message = message;
+        notice.next_step = kind.map(|kind| compose::next_step(kind, self.kind_of(&provider)).to_owned());
+        self.send(now, notice);
+        self.ledger.open.keys.insert(ix);
+    }
+
+    /// One notice for all workspaces that changed together, beside one record each.
+    pub(super) fn tell_lock(&mut self, now: Now, ix: KeyIx, event: EventType, finding: Finding, changed: &[Changed]) {
+        self.transition(now, ix, event, Some(finding.kind));
+        let lowered: Vec<&Changed> = changed.iter().filter(|c| c.to > c.from).collect();
+        for access in [Access::Locked, Access::ReadOnly] {
+            let group: Vec<&Changed> = lowered.iter().copied().filter(|c| c.to == access).collect();
+            if !group.is_empty() {
+                self.tell_group(now, Some(ix), &group, access, finding.cause, Some(finding), None);
+            }
+        }
+        let Some(cell) = self.cells.get(&ix) else { return };
+        if lowered.is_empty() && cell.policy.enforce {
+            // No workspace changed, yet a revoked key is worth a page.
+            let message = self.sentence(ix, event, Some(finding.kind), finding.stated != Stated::No);
+            let mut notice = self.notice(now, event, Severity::Critical, Some(ix));
+            notice.cause = Some(finding.cause);
+            notice.message = message;
+            self.send(now, notice);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one notice has this many facts")]
+    pub(super) fn tell_group(
+        &mut self,
+        now: Now,
+        ix: Option<KeyIx>,
+        group: &[&Changed],
+        access: Access,
+        cause: Cause,
+        finding: Option<Finding>,
+        actor: Option<&str>,
+    ) {
+        let (event, severity) = match access {
+            Access::Locked => (EventType::WorkspaceLocked, Severity::Critical),
+            Access::ReadOnly => (EventType::WorkspaceReadOnly, Severity::Critical),
+            Access::Open => (EventType::WorkspaceOpened, Severity::Warning),
+        };
+        let key = ix.and_then(|ix| self.key_id(ix));
+        let kind = finding.map(|f| f.kind);
+        let stated = finding.is_some_and(|f| f.stated != Stated::No);
+        for change in group {
+            let mut detail = vec![
+                ("access", change.to.to_string()),
+                ("previous_access", change.from.to_string()),
+                ("sequence", change.sequence.0.to_string()),
+                ("cause", cause.to_string()),
+            ];
+            detail.extend(finding.map(|f| ("stated", (f.stated != Stated::No).to_string())));
+            self.record(now, event, key.clone(), Some(change.workspace.clone()), detail);
+            self.by(actor);
+        }
+        let provider_kind = ix.and_then(|ix| self.cells.get(&ix)).map_or(ProviderKind::Local, |c| self.kind_of(&c.key.provider));
+        let name = key.as_ref().map_or("", |k| k.as_str()).to_owned();
+        let facts = Facts { kind, stated, cause: Some(cause), workspaces: group.len(), ..Facts::of(event, &name, provider_kind) };
+        let message = compose::sentence(&facts);
+        let mut notice = self.notice(now, event, severity, ix);
+        notice.workspaces = group.iter().map(|c| c.workspace.clone()).collect();
+        notice.sequence = group.iter().map(|c| c.sequence).max().unwrap_or_default();
+        notice.access = Some(access);
+        notice.previous_access = group.first().map(|c| c.from);
+        notice.cause = (access != Access::Open).then_some(cause);
+        notice.code = code_of(cause, access, kind);
+        notice.message = message;
+        notice.actor = actor.map(str::to_owned);
+        notice.since = Some(now.wall);
+        notice.terminal = kind == Some(FailureKind::Destroyed) && stated;
+        notice.next_step = kind.filter(|_| access != Access::Open).map(|kind| compose::next_step(kind, provider_kind).to_owned());
+        (notice.locked_features, notice.readable_features) = self.features_at(access);
+        self.send(now, notice);
+    }
+
+    /// Features by what an access level leaves of them.
+    fn features_at(&self, access: Access) -> (Vec<String>, Vec<String>) {
+        let (mut locked, mut usable) = (Vec::new(), Vec::new());
+        for (name, class) in &self.config.features.0 {
+            let read = crate::gate::allows(access, *class, false);
+            let write = crate::gate::allows(access, *class, true);
+            match (read, write) {
+                (true, true) => usable.push(name.clone()),
+                (true, false) => usable.push(format!("{name} (read only)")),
+                (false, _) => locked.push(name.clone()),
+            }
+        }
+        if !self.config.features.0.values().any(|class| *class == FeatureClass::SafetyMetadata) {
+            usable.push("safety_metadata".to_owned());
+        }
+        (locked, usable)
+    }
+
+    pub(super) fn tell_unlock(&mut self, now: Now, ix: KeyIx, actor: Option<&str>, changed: &[Changed]) {
+        self.transition(now, ix, EventType::KeyActive, None);
+        self.by(actor);
+        for access in [Access::Open, Access::ReadOnly] {
+            let group: Vec<&Changed> = changed.iter().filter(|c| c.to == access && c.to < c.from).collect();
+            if !group.is_empty() {
+                let cause = self.cells.get(&ix).and_then(|c| c.kept.life.finding()).map_or(Cause::Stale, |f| f.cause);
+                self.tell_group(now, Some(ix), &group, access, cause, None, actor);
+            }
+        }
+    }
+
+    pub(super) fn tell_pending(&mut self, now: Now, ix: KeyIx) {
+        self.simple(
+            now,
+            ix,
+            EventType::KeyRecovering,
+            Severity::Warning,
+            None,
+            "The key works again. The policy wants a person to approve the unlock.",
+        );
+    }
+
+    fn simple(&mut self, now: Now, ix: KeyIx, event: EventType, severity: Severity, kind: Option<FailureKind>, text: &str) {
+        let id = self.key_id(ix);
+        let mut detail = vec![("note", text.to_owned())];
+        detail.extend(kind.map(|kind| ("failure_kind", kind.to_string())));
+        self.record(now, event, id, None, detail);
+        let sentence = self.sentence(ix, event, kind, false);
+        let mut notice = self.notice(now, event, severity, Some(ix));
+        notice.message = if text.is_empty() { sentence } else { text.to_owned() };
+        notice.cause = kind.map(Cause::Kind);
+        let provider = notice.provider.clone();
+        notice.next_step = kind.zip(provider).map(|(kind, p)| compose::next_step(kind, self.kind_of(&p)).to_owned());
+        self.send(now, notice);
+        self.ledger.open.keys.insert(ix);
+    }
+
+    pub(super) fn tell_rotation(&mut self, now: Now, ix: KeyIx, old: &KeyVersion, new: &KeyVersion) {
+        let id = self.key_id(ix);
+        self.record(now, EventType::KeyRotated, id, None, [("old_version", old.to_string()), ("new_version", new.to_string())]);
+        if let Some(record) = self.ledger.open.commit.records.last_mut() {
+            record.version = Some(new.clone());
+        }
+        let message = self.sentence(ix, EventType::KeyRotated, None, false);
+        let mut notice = self.notice(now, EventType::KeyRotated, Severity::Info, Some(ix));
+        notice.message = message;
+        notice.version = Some(new.clone());
+        self.send(now, notice);
+        self.ledger.open.keys.insert(ix);
+    }
+
+    pub(super) fn tell_warning(&mut self, now: Now, ix: KeyIx, event: EventType, kind: FailureKind) {
+        let text =
+            format!("The provider says of this key: it {}. Data can still be opened, and nothing is locked.", compose::condition(kind));
+        self.simple(now, ix, event, Severity::Critical, Some(kind), &text);
+    }
+
+    pub(super) fn tell_date(&mut self, now: Now, ix: KeyIx, event: EventType, date: Wall) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let when = day(date);
+        let facts = Facts { when: Some(&when), ..Facts::of(event, cell.key.id.as_str(), self.kind_of(&cell.key.provider)) };
+        let text = compose::sentence(&facts);
+        self.simple(now, ix, event, Severity::Warning, None, &text);
+    }
+
+    pub(super) fn tell_stale(&mut self, now: Now, ix: KeyIx, stale: Span, kind: FailureKind) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let when = format!("for {}", Span(stale.0.saturating_sub(stale.0.checked_rem(1000).unwrap_or(0))));
+        let facts = Facts {
+            kind: Some(kind),
+            when: Some(&when),
+            ..Facts::of(EventType::KeyStale, cell.key.id.as_str(), self.kind_of(&cell.key.provider))
+        };
+        let text = compose::sentence(&facts);
+        self.simple(now, ix, EventType::KeyStale, Severity::Warning, Some(kind), &text);
+    }
+
+    pub(super) fn tell_held(&mut self, now: Now, ix: KeyIx, kind: FailureKind) {
+        let text = format!("The key {}; this is confirmed, and the policy holds the lock back.", compose::condition(kind));
+        self.simple(now, ix, EventType::KeySuspect, Severity::Critical, Some(kind), &text);
+    }
+
+    pub(super) fn tell_flapping(&mut self, now: Now, ix: KeyIx, kind: FailureKind) {
+        let text = "The key is refused now and works then; this goes on and neither confirms nor ends. The policy decides what follows.";
+        self.simple(now, ix, EventType::KeySuspect, Severity::Warning, Some(kind), text);
+    }
+
+    pub(super) fn tell_override_end(&mut self, now: Now, changed: &Changed) {
+        self.record(now, EventType::OverrideEnded, None, Some(changed.workspace.clone()), [("access", changed.to.to_string())]);
+        if changed.to > changed.from {
+            let cause = self
+                .workspaces
+                .get(&changed.workspace)
+                .and_then(|ws| ws.orders.acting(now.wall).first().map(|o| o.cause))
+                .unwrap_or(Cause::Stale);
+            self.tell_group(now, None, &[changed], changed.to, cause, None, None);
+        }
+    }
+
+    /// A matter of a whole provider.
+    pub(super) fn tell_provider(&mut self, now: Now, provider: &ProviderId, event: EventType, kind: Option<FailureKind>) {
+        let mut detail = vec![("provider", provider.to_string())];
+        detail.extend(kind.map(|kind| ("failure_kind", kind.to_string())));
+        self.record(now, event, None, None, detail);
+        let facts = Facts { kind, ..Facts::of(event, provider.as_str(), self.kind_of(provider)) };
+        let message = compose::sentence(&facts);
+        let severity = if event == EventType::BrakeReleased { Severity::Warning } else { Severity::Critical };
+        let mut notice = self.notice(now, event, severity, None);
+        notice.provider = Some(provider.clone());
+        notice.cause = kind.map(Cause::Kind);
+        notice.message = message;
+        notice.next_step = kind.map(|kind| compose::next_step(kind, self.kind_of(provider)).to_owned());
+        self.send(now, notice);
+    }
+
+    /// A notice about the daemon itself; `to` overrides the routes.
+    pub(super) fn tell_daemon(&mut self, now: Now, event: EventType, severity: Severity, message: &str, to: Option<&[ReceiverId]>) {
+        self.record(now, event, None, None, [("note", message.to_owned())]);
+        let mut notice = self.notice(now, event, severity, None);
+        notice.message = message.to_owned();
+        match to {
+            Some(receivers) => self.send_to(now, notice, receivers),
+            None => self.send(now, notice),
+        }
+    }
+
+    pub(super) fn tell_override(&mut self, now: Now, row: &OverrideRow) {
+        let text = format!(
+            "{} keeps workspace {} open until {} although key {} {}: {}",
+            row.actor,
+            row.workspace,
+            row.until,
+            row.key,
+            compose::condition(row.kind),
+            row.reason
+        );
+        let detail = [("until", row.until.to_string()), ("kind", row.kind.to_string()), ("reason", row.reason.clone())];
+        self.record_by(now, EventType::OverrideStarted, (Some(row.key.clone()), Some(row.workspace.clone())), &row.actor, detail);
+        let mut notice = self.notice(now, EventType::OverrideStarted, Severity::Critical, self.by_id.get(&row.key).copied());
+        notice.message = text;
+        notice.actor = Some(row.actor.clone());
+        notice.workspaces = vec![row.workspace.clone()];
+        self.send(now, notice);
+    }
+
+    pub(super) fn record_clock_step(&mut self, now: Now, by_ms: i64) {
+        self.record(now, EventType::ClockStepped, None, None, [("by_ms", by_ms.to_string())]);
+    }
+
+    pub(super) fn start_sends(&mut self, now: Now, out: &mut Effects) {
+        let due = self.outbox.due(now);
+        self.write_rows(due.rows);
+        self.counts.extend(due.counts.into_iter().map(|(receiver, counts)| Count::Notices { receiver, counts }));
+        self.daemon_dirty |= !due.orders.is_empty();
+        out.sends.extend(due.orders);
+        for receiver in due.failing {
+            self.tell_failing(now, &receiver);
+        }
+    }
+
+    pub(super) fn sent(&mut self, now: Now, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery) {
+        let sent = self.outbox.sent(receiver, id, delivery, now);
+        self.write_rows(sent.rows);
+        self.daemon_dirty = true;
+        if !sent.counts.is_zero() {
+            self.counts.push_back(Count::Notices { receiver: receiver.clone(), counts: sent.counts });
+        }
+        if sent.became_failing {
+            self.tell_failing(now, receiver);
+        }
+    }
+
+    fn tell_failing(&mut self, now: Now, receiver: &ReceiverId) {
+        let facts = Facts::of(EventType::ReceiverFailing, receiver.as_str(), ProviderKind::Local);
+        let text = compose::sentence(&facts);
+        let others: Vec<ReceiverId> = self.config.receivers.keys().filter(|id| *id != receiver).cloned().collect();
+        self.tell_daemon(now, EventType::ReceiverFailing, Severity::Critical, &text, Some(&others));
+    }
+}
+
+fn first_request(cell: &crate::watch::cell::KeyCell) -> Option<String> {
+    let (_, legs) = cell.last.as_ref()?;
+    legs.iter().find(|leg| leg.failure_kind.is_some()).or(legs.first())?.request_id.as_ref().map(ToString::to_string)
+}
+
+/// The first order that decides, for a message.
+pub(super) fn deciding(orders: &Orders, now: Wall) -> Option<&crate::journal::Order> {
+    orders.acting(now).into_iter().next()
+}

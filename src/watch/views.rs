@@ -1,0 +1,308 @@
+//! inside
+//! What is shown, made from what is: one shape behind API, metrics, status page and command line.
+
+use std::sync::Arc;
+
+use crate::journal::{KeyRow, Order, Shard};
+use crate::key::{ProviderId, WorkspaceId};
+use crate::lifecycle::KeyState;
+use crate::notify::compose;
+use crate::schedule::KeyIx;
+use crate::snapshot::{
+    Change, DaemonView, FactsView, KeyView, LockView, OverrideView, ProbeView, ProviderView, VersionView, WorkspaceView,
+};
+use crate::time::{Now, Span};
+use crate::verdict::{Stated, Verdict};
+use crate::watch::cell::KeyCell;
+use crate::watch::tell::{code_of, deciding};
+use crate::watch::{Effects, Watch};
+use crate::words::{Access, By, Cause, FailureKind, VerdictWord};
+
+/// A steady key is stored again after so long even if nothing changed, so that a restart knows when
+/// it was last seen well.
+const STORE_AGAIN: Span = Span::from_mins(10);
+
+impl Watch {
+    pub(super) fn key_view(&self, now: Now, ix: KeyIx) -> Option<KeyView> {
+        let cell = self.cells.get(&ix)?;
+        let finding = cell.kept.life.finding();
+        let lane_due = self.lanes.get(&cell.key.provider).and_then(|lane| lane.due_at(ix));
+        let next = lane_due.or(cell.in_flight.map(|f| f.started.mono)).map(|at| now.wall.plus(at.since(now.mono)));
+        let refused = cell.key.refused.is_some();
+        let stated = match (&cell.verdict, &cell.kept.life) {
+            (Some(Verdict::Refused(r)), _) => r.stated != Stated::No,
+            (Some(Verdict::Unsure { .. }), _) => finding.is_some_and(|f| f.stated != Stated::No),
+            (Some(Verdict::Good { .. }) | None, _) => false,
+        };
+        let shadow = matches!(&cell.kept.life, KeyState::Revoked { lock: None, .. });
+        Some(KeyView {
+            id: cell.key.id.clone(),
+            provider: cell.key.provider.clone(),
+            provider_kind: self
+                .config
+                .providers
+                .get(&cell.key.provider)
+                .map_or(crate::words::ProviderKind::Local, crate::config::Provider::kind),
+            key: cell.name.1.to_string(),
+            policy: Self::policy_name(cell),
+            state: cell.kept.life.word(),
+            verdict: if refused { Some(VerdictWord::Inconclusive) } else { cell.verdict.as_ref().map(Verdict::word) },
+            failure_kind: failure_kind(cell),
+            stated,
+            confirmed: finding.is_some() && !matches!(cell.kept.life, KeyState::Recovering { .. }),
+            held_by: cell.kept.life.held_by(),
+            enforced: cell.policy.enforce && !shadow,
+            would_access: if shadow { finding.map(|f| f.access) } else { None },
+            since: cell.kept.since,
+            workspaces: cell.key.workspaces.clone(),
+            owner: cell.key.owner.clone(),
+            versions: versions(cell),
+            facts: facts(cell),
+            last_probe: cell.last.as_ref().map(|(at, legs)| ProbeView { at: *at, legs: legs.clone() }),
+            last_conclusive_at: cell.kept.last_conclusive.map(|at| at.wall),
+            next_probe_at: next,
+            identity: cell.identity.as_ref().map(|who| who.to_string()),
+            source: match cell.key.source {
+                crate::config::Source::File => "file".to_owned(),
+                crate::config::Source::Api => "api".to_owned(),
+            },
+            rotations: cell.kept.rotations,
+        })
+    }
+
+    pub(super) fn workspace_view(&self, now: Now, id: &WorkspaceId) -> Option<WorkspaceView> {
+        let ws = self.workspaces.get(id)?;
+        let mut orders = ws.acting();
+        if self.ledger.withholds_raise(id) {
+            orders.overrides.clear();
+        }
+        let access = orders.access(&ws.bound, ws.needs, now.wall);
+        let first = deciding(&orders, now.wall).filter(|_| access != Access::Open);
+        let durable = self.ledger.is_durable(id);
+        let kind = first.and_then(|order| match order.cause {
+            Cause::Kind(kind) => Some(kind),
+            Cause::Stale | Cause::Manual | Cause::Drill | Cause::VersionLost | Cause::Orphaned => None,
+        });
+        let key_cell = first
+            .and_then(|o| o.key.as_ref())
+            .and_then(|k| self.by_name.get(&(k.provider.clone(), Arc::clone(&k.reference))))
+            .and_then(|ix| self.cells.get(ix));
+        let bound = || ws.bound.iter().filter_map(|name| self.by_name.get(name)).filter_map(|ix| self.cells.get(ix));
+        let would = bound()
+            .filter(|c| matches!(c.kept.life, KeyState::Revoked { lock: None, .. }))
+            .filter_map(|c| c.kept.life.finding())
+            .map(|f| f.access)
+            .max();
+        Some(WorkspaceView {
+            workspace: id.clone(),
+            access,
+            code: first.and_then(|o| code_of(o.cause, access, kind)),
+            cause: first.map(|o| if o.orphaned { Cause::Orphaned } else { o.cause }),
+            key: first.and_then(|o| o.key.as_ref()).map(|k| k.id.clone()),
+            message: first.and_then(|o| o.message.clone().or_else(|| o.reason.clone())),
+            since: ws.since,
+            by: first.map(|o| o.by),
+            sequence: ws.sequence,
+            keys: bound().map(|c| c.key.id.clone()).collect(),
+            locks: orders.manual.iter().chain(orders.automatic.values()).map(|o| lock_view(o, durable)).collect(),
+            terminal: kind == Some(FailureKind::Destroyed)
+                && key_cell.is_some_and(|c| c.kept.life.finding().is_some_and(|f| f.stated != Stated::No)),
+            recoverable_until: key_cell.and_then(|c| c.kept.facts.as_ref()).and_then(|f| f.recoverable_until.or(f.deletion_at)),
+            next_step: first.map(|o| next_step(o, key_cell, self)),
+            release: first.and_then(|o| o.release),
+            overrides: ws
+                .orders
+                .overrides
+                .iter()
+                .filter(|o| o.until > now.wall)
+                .map(|o| OverrideView {
+                    key: o.key.clone(),
+                    kind: o.kind,
+                    until: o.until,
+                    reason: o.reason.clone(),
+                    actor: o.actor.clone(),
+                })
+                .collect(),
+            durable,
+            would_access: would,
+        })
+    }
+
+    pub(super) fn provider_view(&self, provider: &ProviderId) -> Option<ProviderView> {
+        let config = self.config.providers.get(provider)?;
+        let control = self.controls.get(provider);
+        let brake = self.brakes.get(provider);
+        Some(ProviderView {
+            provider: provider.clone(),
+            kind: config.kind(),
+            control_key_healthy: control.and_then(|c| c.healthy),
+            control_key: config.control_key.as_ref().map(|t| t.reference.text.to_string()),
+            brake_engaged: brake.is_some_and(|b| b.engaged),
+            held: brake.map(|b| b.held.iter().cloned().collect()).unwrap_or_default(),
+            clock_skew_ms: control.and_then(|c| c.clock_skew_ms),
+            missed_windows: control.map_or(0, |c| c.missed),
+            credentials_failing: control.is_some_and(|c| c.credentials_failing),
+        })
+    }
+
+    pub(super) fn daemon_view(&self, now: Now, ready: bool) -> DaemonView {
+        DaemonView {
+            started_at: self.started_at,
+            ready,
+            config_flagged: self.config_flagged.clone(),
+            bugs: self.bugs,
+            would_lock_total: self.would_lock,
+            store_write_failures: self.store_failures,
+            outbox: self.outbox.views(now),
+        }
+    }
+
+    /// Shows a workspace, unless its lowering still waits for the disk.
+    pub(super) fn show_workspace(&self, now: Now, id: &WorkspaceId, out: &mut Effects) {
+        if self.ledger.withholds(id) {
+            return;
+        }
+        if let Some(view) = self.workspace_view(now, id) {
+            out.publish.push(Change::Workspace(Arc::new(view)));
+        }
+    }
+
+    pub(super) fn show_key(&self, now: Now, ix: KeyIx, out: &mut Effects) {
+        if let Some(view) = self.key_view(now, ix) {
+            out.publish.push(Change::Key(Arc::new(view)));
+        }
+    }
+
+    /// Shows a key now, or with the commit that its change waits for.
+    pub(super) fn show_key_later(&self, now: Now, ix: KeyIx, out: &mut Effects) {
+        if !self.ledger.withholds_key(ix) {
+            self.show_key(now, ix, out);
+        }
+    }
+
+    pub(super) fn show_provider(&self, _now: Now, provider: &ProviderId, out: &mut Effects) {
+        if let Some(view) = self.provider_view(provider) {
+            out.publish.push(Change::Provider(Arc::new(view)));
+        }
+    }
+
+    /// Puts a changed key into the commit of this turn.
+    pub(super) fn store_cell(&mut self, now: Now, ix: KeyIx) {
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        let old = cell.last_stored.is_none_or(|at| now.mono.since(at) >= STORE_AGAIN);
+        if !cell.dirty && !old {
+            return;
+        }
+        let state = row_text(cell);
+        cell.dirty = false;
+        cell.last_stored = Some(now.mono);
+        let row = KeyRow { key: cell.key.id.clone(), shard: Shard(0), state: Some(state) };
+        let rows = &mut self.ledger.open.commit.keys;
+        rows.retain(|other| other.key != row.key);
+        rows.push(row);
+    }
+
+    /// The row of an unlock that is on its way: on disk the key is active, in memory it still recovers.
+    pub(super) fn store_unlocked(&mut self, now: Now, ix: KeyIx) {
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        let recovering = std::mem::replace(&mut cell.kept.life, KeyState::Active);
+        cell.dirty = true;
+        self.store_cell(now, ix);
+        if let Some(cell) = self.cells.get_mut(&ix) {
+            cell.kept.life = recovering;
+        }
+    }
+}
+
+fn row_text(cell: &KeyCell) -> Arc<str> {
+    crate::watch::restore::to_text(&cell.kept).into()
+}
+
+fn failure_kind(cell: &KeyCell) -> Option<FailureKind> {
+    if cell.key.refused.is_some() {
+        return Some(FailureKind::Misconfigured);
+    }
+    match &cell.verdict {
+        Some(verdict) => verdict.kind().or_else(|| match &cell.kept.life {
+            KeyState::Suspect { refused, .. } => Some(refused.kind),
+            KeyState::Impaired { finding } => Some(finding.kind),
+            KeyState::Unproven | KeyState::Active | KeyState::Revoked { .. } | KeyState::Recovering { .. } | KeyState::Retired => None,
+        }),
+        None => cell.kept.life.finding().map(|f| f.kind),
+    }
+}
+
+fn versions(cell: &KeyCell) -> Vec<VersionView> {
+    cell.kept
+        .versions
+        .iter()
+        .map(|(version, v)| VersionView {
+            version: version.clone(),
+            usable: v.usable,
+            protects_data: v.protects_data,
+            last_checked: v.last_checked.map(|at| at.wall),
+            current: cell.kept.current.as_ref() == Some(version),
+            retired: v.retired,
+            failure_kind: v.failure_kind,
+        })
+        .collect()
+}
+
+fn facts(cell: &KeyCell) -> FactsView {
+    let facts = cell.kept.facts.clone().unwrap_or_default();
+    FactsView {
+        created_at: facts.created_at,
+        rotated_at: facts.rotated_at.or(cell.kept.rotated_at.map(|at| at.wall)),
+        next_rotation_at: facts.next_rotation_at,
+        deletion_at: facts.deletion_at,
+        expires_at: facts.expires_at,
+        not_before: facts.not_before,
+        recoverable_until: facts.recoverable_until,
+        protection_level: facts.protection_level.map(|s| s.to_string()),
+        origin: facts.origin.map(|s| s.to_string()),
+        multi_region: facts.multi_region,
+        resolved: facts.resolved.map(|s| s.to_string()),
+        current_version: facts.current_version.or_else(|| cell.kept.current.clone()),
+    }
+}
+
+fn lock_view(order: &Order, durable: bool) -> LockView {
+    LockView {
+        by: order.by,
+        key: order.key.as_ref().map(|k| k.id.clone()),
+        cause: if order.orphaned { Cause::Orphaned } else { order.cause },
+        access: order.access,
+        since: order.since,
+        reason: order.reason.clone(),
+        actor: order.actor.clone(),
+        expires_at: order.expires_at,
+        sequence: order.sequence,
+        release: order.release,
+        durable,
+    }
+}
+
+fn next_step(order: &Order, cell: Option<&KeyCell>, watch: &Watch) -> String {
+    if order.release.is_some() {
+        return "The key works again. Approve the unlock with `cmek-watchdog unlock`, or leave it locked.".to_owned();
+    }
+    match (order.by, order.cause) {
+        (By::Manual, _) => "An operator locked this. It opens when an operator unlocks it.".to_owned(),
+        (By::Automatic, _) if order.orphaned => {
+            "The key that locked this is no longer registered. Register it again, or clear the lock with a reason.".to_owned()
+        }
+        (By::Automatic, Cause::Kind(kind)) => {
+            let provider = cell
+                .and_then(|c| watch.config.providers.get(&c.key.provider))
+                .map_or(crate::words::ProviderKind::Local, crate::config::Provider::kind);
+            compose::next_step(kind, provider).to_owned()
+        }
+        (By::Automatic, Cause::Stale) => {
+            "Nothing certain was seen of the key for longer than the policy allows. Find out why it cannot be checked.".to_owned()
+        }
+        (By::Automatic, Cause::VersionLost) => {
+            "An older version of the key no longer opens data. Ask its owner to enable that version again.".to_owned()
+        }
+        (By::Automatic, Cause::Manual | Cause::Drill | Cause::Orphaned) => "Ask the operator who ordered this.".to_owned(),
+    }
+}
