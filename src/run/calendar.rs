@@ -84,7 +84,8 @@ mod tests {
         let digest = report("0 0 9 * * *", "Europe/Berlin");
         for (day, utc) in [("2027-03-27", "08:00"), ("2027-03-28", "07:00"), ("2027-10-30", "07:00"), ("2027-10-31", "08:00")] {
             let due = at(&format!("{day}T{utc}:00Z"));
-            let times = (-180..=180).filter(|m| is_due(&digest, due + chrono::Duration::minutes(m - 1), due + chrono::Duration::minutes(*m)));
+            let times =
+                (-180..=180).filter(|m| is_due(&digest, due + chrono::Duration::minutes(m - 1), due + chrono::Duration::minutes(*m)));
             assert_eq!(times.collect::<Vec<_>>(), [0], "{day}");
         }
     }

@@ -145,10 +145,13 @@ impl Performer {
             }
         });
         self.parts.doors.spawn(async move {
-            let delivery = handle.await.unwrap_or_else(|_| Delivery::Retry { after: None, reason: "the receiver's adapter panicked".to_owned() });
+            let delivery =
+                handle.await.unwrap_or_else(|_| Delivery::Retry { after: None, reason: "the receiver's adapter panicked".to_owned() });
             match &delivery {
                 Delivery::Delivered => {}
-                Delivery::Retry { reason, .. } => tracing::warn!(%receiver, notice = %id.0, reason, "a notice was not taken; it is tried again"),
+                Delivery::Retry { reason, .. } => {
+                    tracing::warn!(%receiver, notice = %id.0, reason, "a notice was not taken; it is tried again")
+                }
                 Delivery::Refused { reason } => tracing::error!(%receiver, notice = %id.0, reason, "a notice was refused for good"),
             }
             let _ = results.send(Event::Sent { receiver, id, delivery }).await;

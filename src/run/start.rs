@@ -264,7 +264,11 @@ fn fold(restored: &mut Restored, spooled: Vec<Order>) {
     for order in spooled {
         let slot = order.slot();
         let name = format!("workspace:{}", order.workspace);
-        let seen = restored.meta.get(&name).and_then(|text| serde_json::from_str::<(u64, serde_json::Value)>(text).ok()).map_or(0, |(seen, _)| seen);
+        let seen = restored
+            .meta
+            .get(&name)
+            .and_then(|text| serde_json::from_str::<(u64, serde_json::Value)>(text).ok())
+            .map_or(0, |(seen, _)| seen);
         let standing = restored.orders.iter_mut().find(|stored| stored.slot() == slot);
         match standing {
             Some(stored) if stored.sequence < order.sequence => *stored = order,
