@@ -76,6 +76,8 @@ impl Watch {
         self.mind_the_brake(now, ix, &verdict);
         self.follow(now, ix, step.did, &verdict, out);
         self.enforce_at_next_look(now, ix, &verdict, out);
+        // Only now is the state known whose interval the next window has.
+        self.move_window(now, ix);
         self.place_again(now, ix, evidence.started, step.again);
         self.answer_callers(now, ix, out);
         self.store_cell(now, ix);

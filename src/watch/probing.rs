@@ -106,7 +106,7 @@ impl Watch {
     }
 
     /// Evidence came in, or a miss was recorded: the next window begins.
-    fn move_window(&mut self, now: Now, ix: KeyIx) {
+    pub(super) fn move_window(&mut self, now: Now, ix: KeyIx) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         self.windows.remove(&(cell.window, ix));
         cell.window = now.mono.plus(cell.interval().times(2));

@@ -110,6 +110,7 @@ impl Watch {
             config_flagged: None,
             last_now: None,
             daemon_dirty: true,
+            shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
         }
