@@ -10,11 +10,13 @@ mod supervise;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
+use crate::cli::log::Log;
 use crate::clock;
 use crate::http::Ask;
 use crate::operate::Answered;
@@ -29,6 +31,8 @@ pub struct RunOptions {
     pub config_path: PathBuf,
     /// A bad configuration file ends the start even if a last good one is stored.
     pub strict: bool,
+    /// How the log is written; set up already.
+    pub log: Log,
 }
 
 /// Events taken in one turn at most.
@@ -41,11 +45,20 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const RESULTS: usize = 8192;
 const ASKS: usize = 256;
 
-/// Runs the daemon until it is told to stop.
-///
-/// # Errors
-/// If it cannot start; [`Fault::exit_code`] says how to end.
-pub fn main(options: RunOptions) -> Result<(), Fault> {
+/// Runs the daemon until it is told to stop. A start that fails says why on one line each.
+#[must_use]
+pub fn main(options: RunOptions) -> ExitCode {
+    match begin(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("{fault}");
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+fn begin(options: RunOptions) -> Result<(), Fault> {
+    // Every client brings the same provider; the first to ask decides, and there is only one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     supervise::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("doors").build().map_err(Fault::runtime)?;

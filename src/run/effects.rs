@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::clock;
-use crate::drive::{self, Identities};
+use crate::drive::Identities;
 use crate::http::Health;
 use crate::journal::{Commit, Store};
 use crate::key::{ProviderId, ReceiverId};
@@ -17,6 +17,7 @@ use crate::metrics::{Metrics, NoticeOutcome, Stage, Start};
 use crate::notify::outbox::{Counts, SendOrder};
 use crate::notify::{Delivery, Receiver};
 use crate::probe::Evidence;
+use crate::providers::Providers;
 use crate::published::Published;
 use crate::run::{Swap, supervise::Supervisor};
 use crate::store::spool::Spool;
@@ -26,6 +27,12 @@ use crate::words::FailureKind;
 
 pub type KmsMap = BTreeMap<ProviderId, Arc<dyn Kms>>;
 pub type ReceiverMap = BTreeMap<ReceiverId, Arc<dyn Receiver>>;
+
+/// The open providers by id.
+#[must_use]
+pub fn kms_map(opened: &Providers) -> KmsMap {
+    opened.ids().filter_map(|id| opened.get(id).map(|kms| (id.clone(), kms))).collect()
+}
 
 /// What effects act on.
 pub struct Parts {
@@ -115,11 +122,11 @@ impl Performer {
     fn probe(&self, order: ProbeOrder) {
         let ProbeOrder { subject, provider, attempt, plan } = order;
         let kms = self.parts.kms.load().get(&provider).cloned();
-        let (identities, metrics, results) = (Arc::clone(&self.parts.identities), Arc::clone(&self.parts.metrics), self.results.clone());
+        let (identities, results) = (Arc::clone(&self.parts.identities), self.results.clone());
         let started = clock::now();
         let handle = self.parts.doors.spawn(async move {
             match kms {
-                Some(kms) => drive::drive(&*kms, &provider, plan, &identities, Some(&metrics)).await,
+                Some(kms) => identities.drive(&provider, &*kms, plan).await,
                 None => Evidence::lost(clock::now(), FailureKind::Misconfigured, "provider_not_open"),
             }
         });
@@ -161,7 +168,10 @@ impl Performer {
     fn count(&self, count: Count) {
         let metrics = &self.parts.metrics;
         match count {
-            Count::Leg { provider, leg, outcome, kind, took } => metrics.leg(provider.as_str(), leg, outcome, kind, took),
+            Count::Leg { provider, leg, outcome, kind, took } => {
+                metrics.leg(provider.as_str(), leg, outcome, kind, took);
+                metrics.kms_call(provider.as_str(), leg.as_str());
+            }
             Count::Missed { provider, count } => (0..count).for_each(|_| metrics.missed_window(provider.as_str())),
             Count::Latency { stage, span, .. } => {
                 let stage = Stage::ALL.iter().copied().find(|s| s.as_str() == stage);

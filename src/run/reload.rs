@@ -15,9 +15,9 @@ use crate::http::{Ask, Reload};
 use crate::kms::BoxFuture;
 use crate::metrics::Metrics;
 use crate::operate::{Action, Operation};
-use crate::providers::{self, Providers};
+use crate::providers::{Providers, receivers};
 use crate::run::Swap;
-use crate::run::effects::{KmsMap, ReceiverMap};
+use crate::run::effects::{KmsMap, ReceiverMap, kms_map};
 
 pub struct Reloader {
     pub path: PathBuf,
@@ -41,12 +41,12 @@ impl Reloader {
         let old = self.config.load_full();
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
-        let receivers = providers::receivers(&loaded.config).map_err(|e| e.to_string())?;
+        let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
         if let (Some(shared), Some(tls)) = (&self.tls, &loaded.config.server.tls) {
             shared.store(Arc::new(server_config(tls).map_err(|e| e.to_string())?));
         }
         // Clients first: the core orders probes of new keys in the same turn.
-        self.kms.store(Arc::new(opened.into_map()));
+        self.kms.store(Arc::new(kms_map(&opened)));
         self.receivers.store(Arc::new(receivers));
         self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await?;
         self.config.store(Arc::clone(&loaded.config));

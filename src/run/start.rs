@@ -19,9 +19,10 @@ use crate::http::tls::{TlsFault, server_config};
 use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
-use crate::providers::{self, Providers, ProvidersError};
+
+use crate::providers::{Providers, ProvidersError, ReceiversError, receivers};
 use crate::published::Published;
-use crate::run::effects::{Parts, Stores};
+use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::reload::{LastGood, Reloader};
 use crate::run::{Handle, RunOptions, calendar, supervise};
 use crate::store::spool::Spool;
@@ -35,6 +36,8 @@ pub enum Fault {
     Config(#[from] LoadError),
     #[error("{0}")]
     Providers(#[from] ProvidersError),
+    #[error("{0}")]
+    Receivers(#[from] ReceiversError),
     #[error("server.tls: {0}")]
     Tls(#[from] TlsFault),
     #[error("store.url: {0}")]
@@ -66,7 +69,7 @@ impl Fault {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Providers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
+            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
             Self::Store { .. } | Self::Lost { .. } | Self::Replaced { .. } => 74,
             Self::Listen { .. } | Self::Socket(_) | Self::Runtime(_) => 1,
         }
@@ -101,7 +104,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         tracing::warn!("{warning}");
     }
     let opened = Providers::open(&config, None).await?;
-    let receivers = providers::receivers(&config)?;
+    let receivers = receivers(&config)?;
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,
@@ -119,7 +122,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let metrics = Arc::new(Metrics::new().map_err(Fault::runtime)?);
     metrics.config_reload(chosen.error.is_none());
     let health = Arc::new(Health::new(now.mono));
-    let kms = Arc::new(ArcSwap::from_pointee(opened.into_map()));
+    let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
     let receivers = Arc::new(ArcSwap::from_pointee(receivers));
     let identities = Arc::new(Identities::default());
     let parts = Parts {
