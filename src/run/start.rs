@@ -168,7 +168,6 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     serve(handle, store, app, reloader, listener, socket, tls).await
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a daemon, once")]
 async fn serve(
     handle: Handle,
     store: Arc<SqliteStore>,

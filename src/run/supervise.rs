@@ -17,8 +17,6 @@ pub struct Supervisor {
 
 /// STATUS is renewed at most so often.
 const STATUS_EVERY: Span = Span::from_secs(5);
-/// A start may look at everything late; not yet a reason to be restarted.
-const TOLERATED: usize = 0;
 
 impl Supervisor {
     #[must_use]
@@ -30,7 +28,7 @@ impl Supervisor {
     pub fn turn(&mut self, now: Now, watch: &Watch, published: &Published) {
         if let Some(every) = self.watchdog
             && now.mono.since(self.pinged) >= every.over(2)
-            && watch.overdue(now) <= TOLERATED
+            && watch.overdue(now) == 0
         {
             self.pinged = now.mono;
             notify(&[sd_notify::NotifyState::Watchdog]);
