@@ -1,2 +1,206 @@
 //! outside
-//! Metrics: counters in the prometheus crate, per-key families written from the snapshot.
+//! Metrics: counters and histograms of the aggregates in a registry of our own, per-key and
+//! per-workspace families written straight from the snapshot at each scrape, so that API and
+//! metrics cannot tell two states. It must never wait for the core and never grow without a bound.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::config::Config;
+use crate::published::Snapshot;
+use crate::time::{Now, Span};
+use crate::words::{FailureKind, Leg, LegOutcome};
+
+pub mod families;
+pub mod text;
+
+/// Declares a closed set of label values.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($variant,)+ }
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// The label value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+label! {
+    /// What the gate answered.
+    GateResult {
+        Allowed = "allowed", Denied = "denied", CannotTell = "cannot_tell", UnknownAllowed = "unknown_allowed",
+        UnknownDenied = "unknown_denied", BadRequest = "bad_request",
+    }
+}
+label! {
+    /// How the delivery of a notice ended.
+    NoticeOutcome { Delivered = "delivered", Failed = "failed", Retried = "retried", Folded = "folded", Dropped = "dropped", }
+}
+label! {
+    /// Part of the way from a revocation to refused requests.
+    Stage { Detect = "detect", Confirm = "confirm", Apply = "apply", Acknowledge = "acknowledge", }
+}
+label! {
+    /// What a lockout latency counts from: the provider's own time of the change, or our last good look.
+    Start { Provider = "provider", LastGood = "last_good", }
+}
+label! {
+    /// Why a door refused a request or a connection.
+    RefusedReason {
+        NoToken = "no_token", BadToken = "bad_token", WrongRole = "wrong_role", OperateNeedsToken = "operate_needs_token",
+        Host = "host", Origin = "origin", MediaType = "media_type", BodyTooLarge = "body_too_large", Busy = "busy",
+        TooMany = "too_many", RequestTimeout = "request_timeout", Connections = "connections", SlowClient = "slow_client", Tls = "tls",
+    }
+}
+
+const PROBE_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const LATENCY_BUCKETS: &[f64] = &[0.005, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+
+/// All counters of the process. One per daemon; shared by reference.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    legs: IntCounterVec,
+    leg_seconds: HistogramVec,
+    kms_calls: IntCounterVec,
+    missed_windows: IntCounterVec,
+    gate: Vec<IntCounter>,
+    unknown_features: IntCounter,
+    notices: IntCounterVec,
+    latency: HistogramVec,
+    reload_ok: IntGauge,
+    reloads: IntCounterVec,
+    refused: Vec<IntCounter>,
+    store_write_failures: IntCounter,
+    probe_task_panics: IntCounter,
+}
+
+impl Metrics {
+    /// # Errors
+    /// If a metric cannot be registered; that would be a fault of this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone())).map(|()| vec)
+        };
+        let counter = |name: &str, help: &str| {
+            let one = IntCounter::new(name, help)?;
+            registry.register(Box::new(one.clone())).map(|()| one)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(vec.clone())).map(|()| vec)
+        };
+        let gate = counters("cmek_gate_decisions_total", "Answers of the gate by result.", &["result"])?;
+        let refused = counters("cmek_http_refused_total", "Requests and connections refused at the doors, by reason.", &["reason"])?;
+        let reload_ok = IntGauge::new("cmek_config_last_reload_successful", "Whether the last load of the configuration succeeded.")?;
+        registry.register(Box::new(reload_ok.clone()))?;
+        reload_ok.set(1);
+        let build = Opts::new("cmek_build_info", "Version of this build; always 1.").const_label("version", env!("CARGO_PKG_VERSION"));
+        let build = IntGauge::with_opts(build)?;
+        registry.register(Box::new(build.clone()))?;
+        build.set(1);
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let leg_labels = ["provider", "leg", "outcome", "failure_kind"];
+        let latency_help = "Time from a revocation to each stage of its lockout.";
+        Ok(Self {
+            legs: counters("cmek_probe_legs_total", "Legs of probes by outcome and failure kind.", &leg_labels)?,
+            leg_seconds: histogram("cmek_probe_duration_seconds", "Duration of one leg.", &["provider", "leg"], PROBE_BUCKETS)?,
+            kms_calls: counters("cmek_kms_calls_total", "Calls made to a provider, by operation.", &["provider", "operation"])?,
+            missed_windows: counters("cmek_probe_missed_windows_total", "Probe windows that passed without a look.", &["provider"])?,
+            gate: GateResult::ALL.iter().map(|r| gate.with_label_values(&[r.as_str()])).collect(),
+            unknown_features: counter("cmek_gate_unknown_features_total", "Gate questions about a feature that is not configured.")?,
+            notices: counters("cmek_notices_total", "Notices by receiver and outcome.", &["receiver", "outcome"])?,
+            latency: histogram("cmek_lockout_latency_seconds", latency_help, &["stage", "start"], LATENCY_BUCKETS)?,
+            reload_ok,
+            reloads: counters("cmek_config_reloads_total", "Loads of the configuration after the start, by result.", &["result"])?,
+            refused: RefusedReason::ALL.iter().map(|r| refused.with_label_values(&[r.as_str()])).collect(),
+            store_write_failures: counter("cmek_store_write_failures_total", "Transactions that the store did not take.")?,
+            probe_task_panics: counter("cmek_probe_task_panics_total", "Probes whose adapter panicked; each counts as unclassified.")?,
+            registry,
+        })
+    }
+
+    /// One leg of a probe as it ended; `took` is absent for a leg that was not run.
+    pub fn leg(&self, provider: &str, leg: Leg, outcome: LegOutcome, kind: Option<FailureKind>, took: Option<Span>) {
+        let kind = kind.map_or("", FailureKind::as_str);
+        self.legs.with_label_values(&[provider, leg.as_str(), outcome.as_str(), kind]).inc();
+        if let Some(took) = took {
+            self.leg_seconds.with_label_values(&[provider, leg.as_str()]).observe(took.as_secs_f64());
+        }
+    }
+
+    /// One call sent to a provider.
+    pub fn kms_call(&self, provider: &str, operation: &str) {
+        self.kms_calls.with_label_values(&[provider, operation]).inc();
+    }
+
+    /// A window in which a key was not looked at.
+    pub fn missed_window(&self, provider: &str) {
+        self.missed_windows.with_label_values(&[provider]).inc();
+    }
+
+    /// One answer of the gate.
+    pub fn gate_decision(&self, result: GateResult) {
+        if let Some(counter) = self.gate.get(result as usize) {
+            counter.inc();
+        }
+    }
+
+    /// A gate question about a feature that is not configured.
+    pub fn unknown_feature(&self) {
+        self.unknown_features.inc();
+    }
+
+    /// The end of one attempt to deliver a notice.
+    pub fn notice(&self, receiver: &str, outcome: NoticeOutcome) {
+        self.notices.with_label_values(&[receiver, outcome.as_str()]).inc();
+    }
+
+    /// How long a lockout took to reach a stage.
+    pub fn lockout_latency(&self, stage: Stage, start: Start, span: Span) {
+        self.latency.with_label_values(&[stage.as_str(), start.as_str()]).observe(span.as_secs_f64());
+    }
+
+    /// A load of the configuration ended.
+    pub fn config_reload(&self, ok: bool) {
+        self.reload_ok.set(i64::from(ok));
+        self.reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    /// A door refused a request or a connection.
+    pub fn http_refused(&self, reason: RefusedReason) {
+        if let Some(counter) = self.refused.get(reason as usize) {
+            counter.inc();
+        }
+    }
+
+    /// The store did not take a transaction.
+    pub fn store_write_failure(&self) {
+        self.store_write_failures.inc();
+    }
+
+    /// A probe's adapter panicked.
+    pub fn probe_task_panic(&self) {
+        self.probe_task_panics.inc();
+    }
+
+    /// The whole scrape as Prometheus text 0.0.4.
+    #[must_use]
+    pub fn render(&self, snapshot: &Snapshot, config: &Config, now: Now) -> String {
+        let mut out = String::with_capacity(64 * 1024);
+        if let Err(error) = prometheus::TextEncoder::new().encode_utf8(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "aggregate metrics could not be encoded");
+            out.clear();
+        }
+        let mut text = text::Text::appending(out);
+        families::write(&mut text, snapshot, config, now);
+        text.finish()
+    }
+}
