@@ -169,8 +169,9 @@ impl Clients {
         let mut kms = aws_sdk_kms::config::Builder::from(&self.base).region(region.clone());
         let mut sts = aws_sdk_sts::config::Builder::from(&self.base).region(region);
         if let Some(credentials) = credentials {
-            kms = kms.credentials_provider(credentials.clone());
-            sts = sts.credentials_provider(credentials);
+            // Not `credentials_provider`: that would wrap it anew and cache its session apart.
+            kms.set_credentials_provider(Some(credentials.clone()));
+            sts.set_credentials_provider(Some(credentials));
         }
         if let Some(endpoint) = &self.endpoint {
             kms = kms.endpoint_url(endpoint);
