@@ -54,7 +54,12 @@ type Seen = Option<KmsError>;
 fn provider(endpoint: Option<String>, assume_role: Option<AssumeRole>) -> Provider {
     Provider {
         id: ProviderId::new("aws").unwrap(),
-        detail: ProviderDetail::Aws { region: "us-east-1".to_owned(), endpoint, assume_role, our_accounts: vec!["111122223333".to_owned()] },
+        detail: ProviderDetail::Aws {
+            region: "us-east-1".to_owned(),
+            endpoint,
+            assume_role,
+            our_accounts: vec!["111122223333".to_owned()],
+        },
         control_key: None,
         calls_per_second: 50,
     }
@@ -69,7 +74,12 @@ async fn adapter(endpoint: Option<String>, role: Option<AssumeRole>, credentials
 }
 
 fn canary() -> Wrapped {
-    Wrapped { bytes: Arc::from([7u8; 64].as_slice()), digest: [0; 32], version: None, sealed_with: r#"{"purpose":"cmek-watchdog-probe"}"#.into() }
+    Wrapped {
+        bytes: Arc::from([7u8; 64].as_slice()),
+        digest: [0; 32],
+        version: None,
+        sealed_with: r#"{"purpose":"cmek-watchdog-probe"}"#.into(),
+    }
 }
 
 /// The adapter's call that comes closest to the case's operation.
@@ -138,11 +148,14 @@ async fn without_answer(case: &Case, failure: &str) -> Seen {
 
 /// The instance's own metadata service gives the answer.
 async fn by_metadata_service(case: &Case) -> Seen {
-    let (answer, token) = (reply(case), Reply::Answer {
-        status: 200,
-        headers: vec![("x-aws-ec2-metadata-token-ttl-seconds".to_owned(), "21600".to_owned())],
-        body: b"token".to_vec(),
-    });
+    let (answer, token) = (
+        reply(case),
+        Reply::Answer {
+            status: 200,
+            headers: vec![("x-aws-ec2-metadata-token-ttl-seconds".to_owned(), "21600".to_owned())],
+            body: b"token".to_vec(),
+        },
+    );
     let server = Wire::serve(move |ask| if ask.path == "/latest/api/token" { token.clone() } else { answer.clone() }).await;
     let imds = aws_config::imds::Client::builder().endpoint(server.url()).unwrap().build();
     let credentials = aws_config::imds::credentials::ImdsCredentialsProvider::builder().imds_client(imds).build();

@@ -34,7 +34,12 @@ const EXTERNAL_ID: &str = "eXternal-1d-v4lue";
 fn provider(endpoint: Option<String>, assume_role: Option<AssumeRole>) -> Provider {
     Provider {
         id: ProviderId::new("aws").unwrap(),
-        detail: ProviderDetail::Aws { region: "us-east-1".to_owned(), endpoint, assume_role, our_accounts: vec!["111122223333".to_owned()] },
+        detail: ProviderDetail::Aws {
+            region: "us-east-1".to_owned(),
+            endpoint,
+            assume_role,
+            our_accounts: vec!["111122223333".to_owned()],
+        },
         control_key: None,
         calls_per_second: 50,
     }
@@ -75,7 +80,12 @@ fn works(ask: &Ask) -> Reply {
         "DescribeKey" => {
             let asked = ask.json()["KeyId"].as_str().unwrap().to_owned();
             let arn = if asked == ALIAS { KEY.replace("1234abcd", "ffffffff") } else { asked };
-            Reply::json(200, &format!(r#"{{"KeyMetadata":{{"KeyId":"k","Arn":"{arn}","Enabled":true,"KeyState":"Enabled","CreationDate":1700000000.5,"ValidTo":1800000000.0,"Origin":"EXTERNAL","MultiRegion":true,"CurrentKeyMaterialId":"m2"}}}}"#))
+            Reply::json(
+                200,
+                &format!(
+                    r#"{{"KeyMetadata":{{"KeyId":"k","Arn":"{arn}","Enabled":true,"KeyState":"Enabled","CreationDate":1700000000.5,"ValidTo":1800000000.0,"Origin":"EXTERNAL","MultiRegion":true,"CurrentKeyMaterialId":"m2"}}}}"#
+                ),
+            )
         }
         "AssumeRole" => Reply::xml(
             200,
@@ -124,7 +134,10 @@ async fn a_key_with_its_own_context_keeps_it_as_it_stands_and_old_canaries_keep_
     kms.unwrap_key(&key(KEY), &wrapped).await.result.unwrap();
     kms.unwrap_key(&mine, &canary(r#"{"purpose":"older"}"#)).await.result.unwrap();
     let contexts: Vec<_> = server.asked().iter().map(|a| a.json()["EncryptionContext"].clone()).collect();
-    assert_eq!(contexts, [serde_json::json!({"tenant": "acme"}), serde_json::json!({"tenant": "acme"}), serde_json::json!({"purpose": "older"})]);
+    assert_eq!(
+        contexts,
+        [serde_json::json!({"tenant": "acme"}), serde_json::json!({"tenant": "acme"}), serde_json::json!({"purpose": "older"})]
+    );
 }
 
 #[tokio::test]
@@ -161,8 +174,11 @@ async fn describe_tells_the_facts_of_the_pinned_key_and_where_its_alias_points_n
 #[tokio::test]
 async fn a_good_and_a_refused_answer_tell_request_id_and_the_providers_clock() {
     let server = Wire::serve(|ask| {
-        let (status, body) =
-            if ask.operation() == "Decrypt" { (400, r#"{"__type":"DisabledException","message":"off"}"#) } else { (200, r#"{"KeyId":"k","CiphertextBlob":"AAEC"}"#) };
+        let (status, body) = if ask.operation() == "Decrypt" {
+            (400, r#"{"__type":"DisabledException","message":"off"}"#)
+        } else {
+            (200, r#"{"KeyId":"k","CiphertextBlob":"AAEC"}"#)
+        };
         let Reply::Answer { status, mut headers, body } = Reply::json(status, body) else { unreachable!() };
         headers.push(("Date".to_owned(), "Thu, 01 Jan 2026 00:00:00 GMT".to_owned()));
         Reply::Answer { status, headers, body }
@@ -210,7 +226,12 @@ async fn the_providers_role_takes_on_the_keys_role_and_each_is_taken_on_once_for
 
 fn refuse_roles(message: String) -> impl Fn(&Ask) -> Reply {
     move |ask| match ask.operation().as_str() {
-        "AssumeRole" => Reply::xml(403, &format!("<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>{message}</Message></Error></ErrorResponse>")),
+        "AssumeRole" => Reply::xml(
+            403,
+            &format!(
+                "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>{message}</Message></Error></ErrorResponse>"
+            ),
+        ),
         _ => works(ask),
     }
 }
@@ -218,7 +239,10 @@ fn refuse_roles(message: String) -> impl Fn(&Ask) -> Reply {
 #[tokio::test]
 async fn a_customer_who_withdraws_his_roles_trust_has_denied_us_and_our_own_role_is_our_trouble() {
     for (arn, kind) in [(THEIR_ROLE, FailureKind::AccessDenied), (OUR_ROLE, FailureKind::Credentials)] {
-        let server = Wire::serve(refuse_roles(format!("User: arn:aws:iam::111122223333:user/w is not authorized to perform: sts:AssumeRole on resource: {arn}"))).await;
+        let server = Wire::serve(refuse_roles(format!(
+            "User: arn:aws:iam::111122223333:user/w is not authorized to perform: sts:AssumeRole on resource: {arn}"
+        )))
+        .await;
         let kms = adapter(&server, None).await;
         let mut target = key(KEY);
         target.assume_role = Some(role(arn, Some("env:ACME")));
@@ -247,7 +271,8 @@ async fn an_external_id_is_never_shown_and_one_that_is_not_resolved_is_not_sent(
 
 #[tokio::test]
 async fn a_bad_provider_is_refused_with_the_field_named() {
-    let setup = async |provider: Provider| AwsKms::with_credentials(&provider, Span::from_secs(1), ids(), base(), new_http()).await.unwrap_err();
+    let setup =
+        async |provider: Provider| AwsKms::with_credentials(&provider, Span::from_secs(1), ids(), base(), new_http()).await.unwrap_err();
     let unresolved = setup(provider(None, Some(role(OUR_ROLE, Some("env:NONE"))))).await;
     assert_eq!(unresolved.to_string(), format!("provider aws: external id `env:NONE` of role {OUR_ROLE} is not resolved"));
     let mut bad = provider(None, None);
@@ -282,6 +307,25 @@ async fn a_success_that_cannot_be_read_proves_nothing() {
             assert_eq!((error.kind, error.stated), (FailureKind::Unclassified, false), "{body}: {error:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_answer_in_the_name_of_another_key_is_not_taken() {
+    let other = KEY.replace("1234abcd", "ffffffff");
+    let body = format!(r#"{{"KeyId":"{other}","CiphertextBlob":"AAEC","Plaintext":"AAAA"}}"#);
+    let server = Wire::serve(move |_| Reply::json(200, &body)).await;
+    let kms = adapter(&server, None).await;
+    let mut data_key = key(KEY);
+    data_key.wrap_operation = WrapOperation::GenerateDataKey;
+    for error in [
+        kms.wrap_key(&key(KEY)).await.result.unwrap_err(),
+        kms.wrap_key(&data_key).await.result.unwrap_err(),
+        unwrap_error(&kms, &key(KEY)).await,
+    ] {
+        assert_eq!((error.kind, error.stated, &*error.code), (FailureKind::Misconfigured, false, "other_key"));
+    }
+    // An alias that is not pinned yet may answer in the name of whatever it points to.
+    assert!(kms.wrap_key(&key(ALIAS)).await.result.is_ok());
 }
 
 #[tokio::test]
@@ -323,6 +367,15 @@ async fn a_hung_metadata_service_is_seen_as_lost_credentials_and_no_credentials_
     let error = unwrap_error(&kms, &key(KEY)).await;
     assert_eq!((error.kind, &*error.code), (FailureKind::Credentials, "identity"), "{error:?}");
     assert!(server.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_broken_tls_handshake_is_unreachable_and_named() {
+    let server = Wire::serve(works).await;
+    let endpoint = Some(server.url().replace("http://", "https://"));
+    let kms = AwsKms::with_credentials(&provider(endpoint, None), Span::from_secs(10), ids(), base(), new_http()).await.unwrap();
+    let error = unwrap_error(&kms, &key(KEY)).await;
+    assert_eq!((error.kind, &*error.code), (FailureKind::Unreachable, "tls"), "{error:?}");
 }
 
 #[tokio::test]

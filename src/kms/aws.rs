@@ -25,7 +25,7 @@ use crate::time::{Now, Span};
 use crate::words::{FailureKind, ProviderKind};
 
 pub use client::ExternalIds;
-use client::{Clients, Services, SharedClients};
+use client::{Clients, Services};
 use fault::{Fault, fault_of};
 use hearing::Hearing;
 
@@ -46,7 +46,7 @@ pub enum AwsSetupError {
 /// One AWS provider under one identity of ours.
 #[derive(Debug)]
 pub struct AwsKms {
-    clients: SharedClients,
+    clients: Clients,
     provider_region: String,
     endpoint: Option<String>,
     our_accounts: Vec<String>,
@@ -101,12 +101,7 @@ impl AwsKms {
         }
         let base = client::base_config(region, endpoint.as_deref(), call_timeout, credentials, http).await;
         let clients = Clients::new(base, endpoint.clone(), assume_role.clone(), external_ids);
-        Ok(Self {
-            clients: Arc::new(clients),
-            provider_region: region.clone(),
-            endpoint: endpoint.clone(),
-            our_accounts: our_accounts.clone(),
-        })
+        Ok(Self { clients, provider_region: region.clone(), endpoint: endpoint.clone(), our_accounts: our_accounts.clone() })
     }
 
     /// The SDK configuration under the provider's base identity, for other AWS services.
@@ -164,6 +159,7 @@ impl AwsKms {
         canary.zeroize();
         let sent = request.customize().interceptor(call.hearing.clone()).send().await;
         self.close(call, sent, |output| {
+            same_key(key, output.key_id())?;
             let bytes = output.ciphertext_blob.ok_or_else(|| incomplete("CiphertextBlob"))?;
             // Encrypt does not name the material; Decrypt of this canary will.
             Ok(Wrapped { bytes: bytes.into_inner().into(), digest, version: None, sealed_with: seal(&context) })
@@ -184,9 +180,11 @@ impl AwsKms {
             .set_encryption_context(Some(sdk_context(&context)));
         let sent = request.customize().interceptor(call.hearing.clone()).send().await;
         self.close(call, sent, |output| {
+            let same = same_key(key, output.key_id());
             let mut plain = output.plaintext.ok_or_else(|| incomplete("Plaintext"))?.into_inner();
             let digest = digest(&plain);
             plain.zeroize();
+            same?;
             let bytes = output.ciphertext_blob.ok_or_else(|| incomplete("CiphertextBlob"))?;
             let version = output.key_material_id.as_deref().map(KeyVersion::new);
             Ok(Wrapped { bytes: bytes.into_inner().into(), digest, version, sealed_with: seal(&context) })
@@ -206,9 +204,11 @@ impl AwsKms {
             .set_encryption_context((!context.is_empty()).then(|| sdk_context(&context)));
         let sent = request.customize().interceptor(call.hearing.clone()).send().await;
         self.close(call, sent, |output| {
+            let same = same_key(key, output.key_id());
             let mut plain = output.plaintext.ok_or_else(|| incomplete("Plaintext"))?.into_inner();
             let digest = digest(&plain);
             plain.zeroize();
+            same?;
             Ok(Unwrapped { digest, version: output.key_material_id.as_deref().map(KeyVersion::new) })
         })
     }
@@ -285,6 +285,16 @@ impl<'a> Call<'a> {
 /// A success that lacks what it is a success of proves nothing.
 fn incomplete(field: &str) -> KmsError {
     KmsError::new(FailureKind::Unclassified, false, "incomplete_answer", &format!("the answer has no {field}"))
+}
+
+/// The key id is pinned in the call, so an answer in another key's name is none of ours.
+fn same_key(key: &KeyTarget, answered: Option<&str>) -> Result<(), KmsError> {
+    match answered {
+        Some(arn) if key.address().contains(":key/") && arn.starts_with("arn:") && arn != key.address() => {
+            Err(KmsError::new(FailureKind::Misconfigured, false, "other_key", &format!("the answer is in the name of {arn}")))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn draw() -> Result<[u8; CANARY], KmsError> {

@@ -45,7 +45,11 @@ impl Ask {
 
 #[derive(Clone, Debug)]
 pub enum Reply {
-    Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    Answer {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
     /// TCP reset instead of an answer.
     Reset,
     /// The head promises more body than comes.

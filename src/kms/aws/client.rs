@@ -4,7 +4,7 @@
 //! Must never retry, and never let an external id or a token into an error or `Debug`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
@@ -260,9 +260,6 @@ impl ProvideCredentials for RoleProvider {
         future::ProvideCredentials::new(self.assume())
     }
 }
-
-/// Shared by the adapter and whoever else calls AWS under the same identity.
-pub type SharedClients = Arc<Clients>;
 
 #[cfg(test)]
 mod tests {

@@ -69,98 +69,52 @@ fn judge(refusal: &Refusal, whose: &Whose<'_>) -> Option<(Kind, bool)> {
     }
 }
 
-/// Codes that mean one thing wherever they come from, in any of AWS's spellings.
+/// Codes that mean one thing wherever they come from, without the endings `Exception` and `Fault`.
+const CODES: &[(Kind, &str)] = &[
+    (
+        Kind::Credentials,
+        "ExpiredToken InvalidClientTokenId UnrecognizedClient InvalidSignature SignatureDoesNotMatch \
+         IncompleteSignature MissingAuthenticationToken InvalidAccessKeyId AuthFailure OptInRequired \
+         SubscriptionRequired RequestExpired RequestTimeTooSkewed InvalidIdentityToken IDPRejectedClaim \
+         IDPCommunicationError InvalidToken TokenRefreshRequired ExpiredTokenId AccountProblem \
+         InvalidSecurity AccountSuspended PendingVerification Blocked",
+    ),
+    (
+        Kind::Throttled,
+        "Throttling Throttled RequestThrottled TooManyRequests RequestLimitExceeded LimitExceeded \
+         BandwidthLimitExceeded SlowDown ProvisionedThroughputExceeded PriorRequestNotComplete EC2Throttled",
+    ),
+    (Kind::Timeout, "RequestTimeout"),
+    (
+        Kind::ProviderFault,
+        "KMSInternal InternalFailure InternalError InternalServerError InternalServer Internal \
+         ServiceUnavailable DependencyTimeout KeyUnavailable ServiceFailure Unavailable",
+    ),
+    (
+        Kind::KeyStoreUnavailable,
+        "CustomKeyStoreInvalidState CustomKeyStoreNotFound CloudHsmClusterNotActive CloudHsmClusterNotFound \
+         CloudHsmClusterInvalidConfiguration CloudHsmClusterNotRelated XksProxyUriUnreachable \
+         XksProxyInvalidResponse XksProxyInvalidConfiguration XksProxyIncorrectAuthenticationCredential \
+         XksProxyVpcEndpointServiceNotFound XksProxyVpcEndpointServiceInvalidConfiguration",
+    ),
+    (
+        Kind::Misconfigured,
+        "InvalidArn InvalidCiphertext IncorrectKey InvalidGrantToken InvalidGrantId InvalidKeyUsage \
+         InvalidMarker UnsupportedOperation Validation ValidationError Serialization UnknownOperation \
+         InvalidAction MalformedPolicyDocument PackedPolicyTooLarge RegionDisabled XksKeyNotFound \
+         XksKeyInvalidConfiguration XksKeyAlreadyInUse InvalidParameterValue InvalidParameterCombination \
+         MissingParameter MissingAction InvalidAliasName InvalidQueryParameter MalformedQueryString \
+         InvalidKeyId RequestEntityTooLarge",
+    ),
+];
+
 fn by_code(code: &str, text: &str) -> Kind {
     let name = code.strip_suffix("Exception").or_else(|| code.strip_suffix("Fault")).unwrap_or(code);
-    match name {
-        "ExpiredToken"
-        | "InvalidClientTokenId"
-        | "UnrecognizedClient"
-        | "InvalidSignature"
-        | "SignatureDoesNotMatch"
-        | "IncompleteSignature"
-        | "MissingAuthenticationToken"
-        | "InvalidAccessKeyId"
-        | "AuthFailure"
-        | "OptInRequired"
-        | "SubscriptionRequired"
-        | "RequestExpired"
-        | "RequestTimeTooSkewed"
-        | "InvalidIdentityToken"
-        | "IDPRejectedClaim"
-        | "IDPCommunicationError"
-        | "InvalidToken"
-        | "TokenRefreshRequired"
-        | "ExpiredTokenId"
-        | "AccountProblem"
-        | "InvalidSecurity"
-        | "AccountSuspended"
-        | "PendingVerification"
-        | "Blocked" => Kind::Credentials,
-        "Throttling"
-        | "Throttled"
-        | "RequestThrottled"
-        | "TooManyRequests"
-        | "RequestLimitExceeded"
-        | "LimitExceeded"
-        | "BandwidthLimitExceeded"
-        | "SlowDown"
-        | "ProvisionedThroughputExceeded"
-        | "PriorRequestNotComplete"
-        | "EC2Throttled" => Kind::Throttled,
-        "RequestTimeout" => Kind::Timeout,
-        "KMSInternal"
-        | "InternalFailure"
-        | "InternalError"
-        | "InternalServerError"
-        | "InternalServer"
-        | "Internal"
-        | "ServiceUnavailable"
-        | "DependencyTimeout"
-        | "KeyUnavailable"
-        | "ServiceFailure"
-        | "Unavailable" => store_of(text).map_or(Kind::ProviderFault, |(k, _)| k),
-        "CustomKeyStoreInvalidState"
-        | "CustomKeyStoreNotFound"
-        | "CloudHsmClusterNotActive"
-        | "CloudHsmClusterNotFound"
-        | "CloudHsmClusterInvalidConfiguration"
-        | "CloudHsmClusterNotRelated"
-        | "XksProxyUriUnreachable"
-        | "XksProxyInvalidResponse"
-        | "XksProxyInvalidConfiguration"
-        | "XksProxyIncorrectAuthenticationCredential"
-        | "XksProxyVpcEndpointServiceNotFound"
-        | "XksProxyVpcEndpointServiceInvalidConfiguration" => Kind::KeyStoreUnavailable,
-        "InvalidArn"
-        | "InvalidCiphertext"
-        | "IncorrectKey"
-        | "InvalidGrantToken"
-        | "InvalidGrantId"
-        | "InvalidKeyUsage"
-        | "InvalidMarker"
-        | "UnsupportedOperation"
-        | "Validation"
-        | "ValidationError"
-        | "Serialization"
-        | "UnknownOperation"
-        | "InvalidAction"
-        | "MalformedPolicyDocument"
-        | "PackedPolicyTooLarge"
-        | "RegionDisabled"
-        | "XksKeyNotFound"
-        | "XksKeyInvalidConfiguration"
-        | "XksKeyAlreadyInUse"
-        | "InvalidParameterValue"
-        | "InvalidParameterCombination"
-        | "MissingParameter"
-        | "MissingAction"
-        | "InvalidAliasName"
-        | "InvalidQueryParameter"
-        | "MalformedQueryString"
-        | "InvalidKeyId"
-        | "RequestEntityTooLarge" => Kind::Misconfigured,
-        _ => Kind::Unclassified,
+    match CODES.iter().find(|(_, names)| names.split(' ').any(|n| n == name)).map(|(kind, _)| *kind) {
+        // A key store's trouble comes dressed as KMS's own.
+        Some(Kind::ProviderFault) => store_of(text).map_or(Kind::ProviderFault, |(kind, _)| kind),
+        Some(kind) => kind,
+        None => Kind::Unclassified,
     }
 }
 
