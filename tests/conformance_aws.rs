@@ -27,12 +27,13 @@ use std::sync::Arc;
 
 use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 use aws_sdk_kms::primitives::Blob;
-use clouds::aws::{ACCESS_KEY, FakeAws, OURS};
+use clouds::aws::{ACCESS_KEY, FakeAws, OURS, State, refuse};
 use cmek_watchdog::config::{Provider, ProviderDetail};
-use cmek_watchdog::key::{KeyRef, KeyTarget, ProviderId, WrapOperation};
+use cmek_watchdog::key::{AssumeRole, KeyRef, KeyTarget, ProviderId, WrapOperation};
 use cmek_watchdog::kms::aws::client::new_http;
+use cmek_watchdog::kms::aws::vault::AwsVaultKey;
 use cmek_watchdog::kms::aws::{AwsKms, ExternalIds};
-use cmek_watchdog::kms::{Kms, Wrapped};
+use cmek_watchdog::kms::{Kms, WrapBytes, Wrapped};
 use cmek_watchdog::time::Span;
 use cmek_watchdog::words::{FailureKind, Leg, ProviderKind};
 use conformance::{AfterCancel, Bench, Expect, Refusal};
@@ -48,7 +49,7 @@ fn credentials(access_key: &str, secret: &str) -> Credentials {
     Credentials::new(access_key, secret, None, None, "test")
 }
 
-async fn adapter(url: String, region: &str, access_key: &str, secret: &str, our_accounts: &[&str]) -> Arc<dyn Kms> {
+async fn adapter(url: String, region: &str, access_key: &str, secret: &str, our_accounts: &[&str]) -> Arc<AwsKms> {
     let our_accounts = our_accounts.iter().map(|a| (*a).to_owned()).collect();
     let provider = Provider {
         id: ProviderId::new("aws").unwrap(),
@@ -266,4 +267,54 @@ async fn the_aws_adapter_keeps_every_promise_on_the_tests_own_cloud() {
 #[tokio::test]
 async fn the_aws_adapter_keeps_every_promise_with_data_keys() {
     conformance::run(&on_our_own(WrapOperation::GenerateDataKey).await).await;
+}
+
+#[tokio::test]
+async fn the_vaults_bytes_come_back_under_its_own_key_only_and_no_probe_opens_them() {
+    let cloud = FakeAws::start().await;
+    let kms = adapter(cloud.url(), "us-east-1", ACCESS_KEY, "any", &[OURS]).await;
+    let key = Arc::new(target(&cloud.create_key("us-east-1", OURS)));
+    let vault = AwsVaultKey::new(Arc::clone(&kms), Arc::clone(&key));
+    let sealed = vault.wrap_bytes(b"a data key of the vault").await.result.unwrap();
+    assert_eq!(vault.unwrap_bytes(&sealed).await.result.unwrap(), b"a data key of the vault");
+    let probes = kms.wrap_key(&key).await.result.unwrap();
+    assert_ne!(probes.sealed_with, sealed.sealed_with);
+    let other = AwsVaultKey::new(Arc::clone(&kms), Arc::new(target(&cloud.create_key("us-east-1", OURS))));
+    assert_eq!(other.unwrap_bytes(&sealed).await.result.unwrap_err().kind, FailureKind::Misconfigured);
+    cloud.disable(key.address());
+    assert_eq!(vault.unwrap_bytes(&sealed).await.result.unwrap_err().kind, FailureKind::Disabled);
+}
+
+#[tokio::test]
+async fn the_owners_own_kill_switches_are_told_apart() {
+    let cloud = FakeAws::start().await;
+    let kms = adapter(cloud.url(), "us-east-1", ACCESS_KEY, "any", &[OURS]).await;
+    let arn = cloud.create_imported_key("us-east-1", CUSTOMER);
+    let mut key = target(&arn);
+    let canary = kms.wrap_key(&key).await.result.unwrap();
+    let seen = async |key: &KeyTarget| kms.unwrap_key(key, &canary).await.result.err().map(|e| (e.kind, e.stated));
+    cloud.delete_imported_material(&arn);
+    assert_eq!(seen(&key).await, Some((FailureKind::Expired, false)));
+    assert_eq!(kms.describe_key(&key).await.result.unwrap().fault.unwrap().kind, FailureKind::Expired);
+    cloud.set_state(&arn, State::Unavailable);
+    assert_eq!(seen(&key).await, Some((FailureKind::KeyStoreUnavailable, false)));
+    cloud.import_again(&arn);
+    cloud.deny_because(&arn, "Decrypt", "because no identity-based policy allows the kms:Decrypt action");
+    assert_eq!(seen(&key).await, Some((FailureKind::Credentials, false)));
+    cloud.allow(&arn, "Decrypt");
+    cloud.inject(Some("Decrypt"), Some(1), refuse(400, "ThrottlingException", "Rate exceeded"));
+    assert_eq!(seen(&key).await, Some((FailureKind::Throttled, false)));
+    assert_eq!(seen(&key).await, None, "one fault only");
+    // Role: trusted, then not, for a caller who has no session yet.
+    let role = format!("arn:aws:iam::{CUSTOMER}:role/cmek-probe");
+    cloud.trust_role(&role, Some("x1"));
+    key.assume_role = Some(AssumeRole { arn: role.clone(), external_id: Some("x1".to_owned()) });
+    assert_eq!(seen(&key).await, None);
+    assert_eq!(&*kms.whoami(&key).await.result.unwrap(), format!("arn:aws:sts::{CUSTOMER}:assumed-role/cmek-probe"));
+    cloud.withdraw_trust(&role);
+    key.assume_role = Some(AssumeRole { arn: role, external_id: Some("x2".to_owned()) });
+    assert_eq!(seen(&key).await, Some((FailureKind::AccessDenied, false)));
+    key.assume_role = None;
+    cloud.expire(ACCESS_KEY);
+    assert_eq!(seen(&key).await, Some((FailureKind::Credentials, false)));
 }

@@ -219,6 +219,7 @@ async fn the_providers_role_takes_on_the_keys_role_and_each_is_taken_on_once_for
     assert_eq!((roles[0].form("RoleArn").unwrap().as_str(), roles[0].scope(0).as_str()), (OUR_ROLE, "AKIDBASE"));
     assert_eq!((roles[1].form("RoleArn").unwrap().as_str(), roles[1].scope(0).as_str()), (THEIR_ROLE, "ASIAOURS"));
     assert_eq!(roles[1].form("ExternalId").as_deref(), Some(EXTERNAL_ID));
+    assert_eq!(roles[1].form("DurationSeconds").as_deref(), Some("900"));
     assert_eq!(roles[1].form("RoleSessionName").as_deref(), Some("cmek-watchdog"));
     let data: Vec<_> = asked.iter().filter(|a| a.operation() == "Encrypt").map(|a| format!("{} {}", a.scope(0), a.scope(2))).collect();
     assert_eq!(data, ["ASIAOURS eu-west-3", "ASIATHEIRS eu-west-3", "ASIATHEIRS ap-south-1", "ASIATHEIRS eu-west-3"]);
@@ -371,8 +372,14 @@ async fn a_hung_metadata_service_is_seen_as_lost_credentials_and_no_credentials_
 
 #[tokio::test]
 async fn a_broken_tls_handshake_is_unreachable_and_named() {
-    let server = Wire::serve(works).await;
-    let endpoint = Some(server.url().replace("http://", "https://"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Some(format!("https://{}", listener.local_addr().unwrap()));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let plain = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, plain).await.unwrap();
+        std::future::pending::<()>().await;
+    });
     let kms = AwsKms::with_credentials(&provider(endpoint, None), Span::from_secs(10), ids(), base(), new_http()).await.unwrap();
     let error = unwrap_error(&kms, &key(KEY)).await;
     assert_eq!((error.kind, &*error.code), (FailureKind::Unreachable, "tls"), "{error:?}");
@@ -384,4 +391,27 @@ async fn an_unreachable_sts_is_unreachable_and_no_refusal() {
     let kms = adapter(&server, Some(role(OUR_ROLE, None))).await;
     let error = unwrap_error(&kms, &key(KEY)).await;
     assert_eq!(error.kind, FailureKind::Unreachable, "{error:?}");
+}
+
+/// Runs itself once more with the SDK's own variables set; a variable cannot be set safely in here.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_credentials_of_its_own_a_provider_has_those_and_the_endpoints_of_the_sdks_variables() {
+    const CHILD: &str = "CMEK_TEST_CHILD_OF_WIRE_AWS";
+    const NAME: &str = "without_credentials_of_its_own_a_provider_has_those_and_the_endpoints_of_the_sdks_variables";
+    if std::env::var_os(CHILD).is_some() {
+        let kms = AwsKms::new(&provider(None, None), Span::from_secs(10), ids()).await.unwrap();
+        kms.wrap_key(&key(KEY)).await.result.unwrap();
+        kms.whoami(&key(KEY)).await.result.unwrap();
+        return;
+    }
+    let (kms, sts) = (Wire::serve(works).await, Wire::serve(works).await);
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", NAME]).env(CHILD, "1").env("AWS_EC2_METADATA_DISABLED", "true");
+    child.env("AWS_ACCESS_KEY_ID", "AKIDFROMENV").env("AWS_SECRET_ACCESS_KEY", "s");
+    child.env("AWS_CONFIG_FILE", "/nonexistent").env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
+    child.env("AWS_ENDPOINT_URL_KMS", kms.url()).env("AWS_ENDPOINT_URL_STS", sts.url());
+    let ended = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+    let seen = |server: &Wire| server.asked().iter().map(|a| format!("{} {}", a.operation(), a.scope(0))).collect::<Vec<_>>();
+    assert_eq!((seen(&kms), seen(&sts)), (vec!["Encrypt AKIDFROMENV".to_owned()], vec!["GetCallerIdentity AKIDFROMENV".to_owned()]));
 }

@@ -1,6 +1,7 @@
 //! outside
 //! AWS KMS as one [`Kms`]: Encrypt or GenerateDataKey, Decrypt, DescribeKey, GetCallerIdentity.
-//! Translates answers and decides nothing: no retry, no threshold, and no plaintext leaves this file.
+//! Translates answers and decides nothing: no retry and no threshold. Plaintext stays in this file,
+//! except for the vault's own bytes (`vault.rs`), which no probe can reach.
 
 pub mod answer;
 pub mod client;
@@ -8,6 +9,7 @@ pub mod errors;
 mod facts;
 mod fault;
 mod hearing;
+pub mod vault;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -148,21 +150,28 @@ impl AwsKms {
     }
 
     async fn encrypt(&self, key: &KeyTarget) -> Answer<Wrapped> {
-        let call = Call::start("kms:Encrypt", key);
-        let (kms, mut canary) = match (self.services(key), draw()) {
-            (Ok(services), Ok(canary)) => (services.kms, canary),
-            (Err(error), _) | (_, Err(error)) => return call.failed(error),
+        let mut canary = match draw() {
+            Ok(canary) => canary,
+            Err(error) => return Call::start("kms:Encrypt", key).failed(error),
         };
-        let digest = digest(&canary);
-        let context = context_of(key);
-        let request = kms.encrypt().key_id(key.address()).plaintext(Blob::new(canary)).set_encryption_context(Some(sdk_context(&context)));
+        let answer = self.seal_bytes(key, &canary, &context_of(key)).await;
         canary.zeroize();
+        answer
+    }
+
+    /// Encrypt does not name the material, so neither does the answer; Decrypt will.
+    async fn seal_bytes(&self, key: &KeyTarget, plain: &[u8], context: &BTreeMap<String, String>) -> Answer<Wrapped> {
+        let call = Call::start("kms:Encrypt", key);
+        let kms = match self.services(key) {
+            Ok(services) => services.kms,
+            Err(error) => return call.failed(error),
+        };
+        let request = kms.encrypt().key_id(key.address()).plaintext(Blob::new(plain)).set_encryption_context(Some(sdk_context(context)));
         let sent = request.customize().interceptor(call.hearing.clone()).send().await;
         self.close(call, sent, |output| {
             same_key(key, output.key_id())?;
             let bytes = output.ciphertext_blob.ok_or_else(|| incomplete("CiphertextBlob"))?;
-            // Encrypt does not name the material; Decrypt of this canary will.
-            Ok(Wrapped { bytes: bytes.into_inner().into(), digest, version: None, sealed_with: seal(&context) })
+            Ok(Wrapped { bytes: bytes.into_inner().into(), digest: digest(plain), version: None, sealed_with: seal(context) })
         })
     }
 
@@ -192,6 +201,16 @@ impl AwsKms {
     }
 
     async fn decrypt(&self, key: &KeyTarget, wrapped: &Wrapped) -> Answer<Unwrapped> {
+        let Answer { result, meta } = self.open_bytes(key, wrapped).await;
+        let result = result.map(|(mut plain, version)| {
+            let digest = digest(&plain);
+            plain.zeroize();
+            Unwrapped { digest, version }
+        });
+        Answer { result, meta }
+    }
+
+    async fn open_bytes(&self, key: &KeyTarget, wrapped: &Wrapped) -> Answer<(Vec<u8>, Option<KeyVersion>)> {
         let call = Call::start("kms:Decrypt", key);
         let (kms, context) = match (self.services(key), unseal(&wrapped.sealed_with)) {
             (Ok(services), Ok(context)) => (services.kms, context),
@@ -206,10 +225,13 @@ impl AwsKms {
         self.close(call, sent, |output| {
             let same = same_key(key, output.key_id());
             let mut plain = output.plaintext.ok_or_else(|| incomplete("Plaintext"))?.into_inner();
-            let digest = digest(&plain);
-            plain.zeroize();
-            same?;
-            Ok(Unwrapped { digest, version: output.key_material_id.as_deref().map(KeyVersion::new) })
+            match same {
+                Ok(()) => Ok((plain, output.key_material_id.as_deref().map(KeyVersion::new))),
+                Err(error) => {
+                    plain.zeroize();
+                    Err(error)
+                }
+            }
         })
     }
 

@@ -23,6 +23,8 @@ use crate::time::Span;
 pub const OUR_NAME: &str = "cmek-watchdog";
 /// A connection that takes longer is a network fault of its own, seen before the call's own limit.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// The shortest that STS gives: a role whose trust was withdrawn works on until its session ends.
+const SESSION_SECONDS: i32 = 900;
 /// Assumed roles whose credentials are kept at a time; beyond that they are fetched again.
 const ROLES_CACHED: usize = 4096;
 
@@ -226,7 +228,8 @@ impl std::fmt::Debug for RoleProvider {
 
 impl RoleProvider {
     async fn assume(&self) -> provider::Result {
-        let call = self.sts.assume_role().role_arn(&self.arn).role_session_name(OUR_NAME).set_external_id(self.external_id.clone());
+        let call = self.sts.assume_role().role_arn(&self.arn).role_session_name(OUR_NAME).duration_seconds(SESSION_SECONDS);
+        let call = call.set_external_id(self.external_id.clone());
         let sent = call.send().await.map_err(|e| {
             let fault = self.without_external_id(fault_of(&e, "sts:AssumeRole"));
             CredentialsError::provider_error(fault)
