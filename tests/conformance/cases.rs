@@ -224,7 +224,7 @@ pub async fn denied_describe_leaves_data_calls<B: Bench>(stage: &Stage<'_, B>) -
     stage.open(&key, &canary).await?;
     let fresh = stage.wrap(&key).await?;
     stage.open(&key, &fresh).await?;
-    refused("describe", stage.kms.describe_key(&key).await, stage.expect.denied)?;
+    refused("describe", stage.kms.describe_key(&key).await, stage.expect.described_denied.unwrap_or(stage.expect.denied))?;
     needs!(stage.bench.allow(&key, Leg::Describe).await);
     healed(stage, &key, &canary).await
 }

@@ -64,6 +64,8 @@ pub struct Expect {
     pub described_disabled: Option<Refusal>,
     pub described_pending_deletion: Option<Refusal>,
     pub described_destroyed: Option<Refusal>,
+    /// How describe itself is refused when its permission is withdrawn; `None` = as the data calls are.
+    pub described_denied: Option<Refusal>,
     /// Damaged or foreign wrapped bytes; only met where `integrity` holds.
     pub damaged: Refusal,
     /// Names of cases that this bench cannot play; the suite fails if another case is not played,
@@ -97,6 +99,7 @@ impl Default for Expect {
             described_disabled: None,
             described_pending_deletion: None,
             described_destroyed: None,
+            described_denied: None,
             damaged: silent(&[Misconfigured, Corrupt]),
             unsupported: &[],
         }
