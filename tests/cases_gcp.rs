@@ -166,6 +166,7 @@ struct Outcome {
     kind: String,
     stated: bool,
     code: String,
+    message: String,
 }
 
 impl Outcome {
@@ -175,8 +176,8 @@ impl Outcome {
             Err(error) => Some(error),
         };
         match error {
-            Some(error) => Self { kind: error.kind.to_string(), stated: error.stated, code: error.code.into() },
-            None => Self { kind: "healthy".to_owned(), stated: false, code: String::new() },
+            Some(error) => Self { kind: error.kind.to_string(), stated: error.stated, code: error.code.into(), message: error.message.into() },
+            None => Self { kind: "healthy".to_owned(), stated: false, code: String::new(), message: String::new() },
         }
     }
 }
@@ -260,11 +261,8 @@ async fn apart(case: &Value, environment: &[(&str, &str)]) -> Outcome {
     let line = text.lines().find_map(|line| line.split_once("OUTCOME ")).unwrap_or_else(|| panic!("no outcome in {text}")).1;
     let outcome: Value = serde_json::from_str(line).unwrap();
     assert!(output.status.success(), "{text}");
-    Outcome {
-        kind: outcome["kind"].as_str().unwrap().to_owned(),
-        stated: outcome["stated"].as_bool().unwrap(),
-        code: outcome["code"].as_str().unwrap().to_owned(),
-    }
+    let text = |field: &str| outcome[field].as_str().unwrap().to_owned();
+    Outcome { kind: text("kind"), stated: outcome["stated"].as_bool().unwrap(), code: text("code"), message: text("message") }
 }
 
 /// Asks a server that is not there with what the environment gives. Other tests start this one as a
@@ -275,7 +273,8 @@ async fn one_case_in_a_process_of_its_own() {
     let case = cases().into_iter().find(|case| case["id"] == id.as_str()).unwrap();
     let credentials = if id == "gcp-net-metadata" { GcpCredentials::Default } else { GcpCredentials::Anonymous };
     let outcome = ask("https://127.0.0.1:9".to_owned(), credentials, "CryptoKeys.Decrypt", Span::from_secs(1)).await;
-    println!("OUTCOME {}", json!({"kind": outcome.kind, "stated": outcome.stated, "code": outcome.code}));
+    let shown = json!({"kind": outcome.kind, "stated": outcome.stated, "code": outcome.code, "message": outcome.message});
+    println!("OUTCOME {shown}");
     assert_eq!((outcome.kind.as_str(), outcome.stated), (case["kind"].as_str().unwrap(), case["stated"].as_bool().unwrap()));
 }
 
@@ -295,6 +294,7 @@ async fn every_answer_of_the_cases_file_is_judged_rightly() {
     let mut wrong = Vec::new();
     for case in cases() {
         let outcome = play(&case, dir.path()).await;
+        println!("{}: {outcome:?}", case["id"]);
         let row = table.entry(case["kind"].as_str().unwrap().to_owned()).or_default();
         row.1 += 1;
         if right(&case, &outcome) {
@@ -344,7 +344,7 @@ async fn a_sealed_answer_counts_only_with_every_checksum_verified() {
         ("ciphertextCrc32c", json!("1")),
         ("ciphertextCrc32c", Value::Null),
     ] {
-        let outcome = good("CryptoKeys.Encrypt", answer(&[change.clone()])).await;
+        let outcome = good("CryptoKeys.Encrypt", answer(std::slice::from_ref(&change))).await;
         assert_eq!((outcome.kind.as_str(), outcome.code.as_str(), outcome.stated), ("unreachable", "crc32c_mismatch", false), "{change:?}");
     }
 }

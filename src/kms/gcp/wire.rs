@@ -47,7 +47,8 @@ fn classify(error: &Error, ours: &OurProjects) -> KmsError {
     }
     let text = chain(error);
     if error.is_authentication() {
-        return token_error(&text);
+        let cause = causes(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
+        return cause.map_or_else(|| token_error(&text), token_failed);
     }
     if error.is_timeout() || timed_out(error) {
         return KmsError::new(FailureKind::Timeout, false, "timeout", &text);
@@ -83,7 +84,9 @@ fn refusal_of(status: &Status, http: Option<u16>) -> Refusal {
 
 /// Our own identity could not be had; whatever the cause, the key was never asked.
 pub fn token_failed(error: &CredentialsError) -> KmsError {
-    token_error(&chain(error))
+    // The library wraps the cause in advice about its own retries; ours differ.
+    let innermost = causes(error).filter(|cause| cause.is::<CredentialsError>()).last();
+    token_error(&chain(innermost.unwrap_or(error)))
 }
 
 /// See [`token_failed`].
@@ -127,24 +130,25 @@ type Cause<'a> = &'a (dyn StdError + 'static);
 fn causes(error: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
     fn below<'a>(error: &Cause<'a>) -> Option<Cause<'a>> {
         let error: Cause<'a> = *error;
-        error.source()
+        // `io::Error` shows what it wraps (TLS faults among it) by `get_ref` and not as its source.
+        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
     }
     std::iter::successors(Some(error), below)
 }
 
-fn find_io(error: &(dyn StdError + 'static)) -> Option<std::io::ErrorKind> {
-    causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
+/// The innermost one: outer ones may say `Other`.
+fn find_io(error: Cause<'_>) -> Option<std::io::ErrorKind> {
+    causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>()).last().map(std::io::Error::kind)
 }
 
-/// TLS hides inside `io::Error`, which shows its inner error by `get_ref` and not as a source.
-fn find_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    causes(error).find_map(|cause| {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause.downcast_ref::<rustls::Error>().or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()))
-    })
+fn find_tls(error: Cause<'_>) -> Option<&rustls::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>())
 }
 
-fn timed_out(error: &(dyn StdError + 'static)) -> bool {
+fn timed_out(error: Cause<'_>) -> bool {
     causes(error).any(|cause| {
         cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout)
             || cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
@@ -152,7 +156,7 @@ fn timed_out(error: &(dyn StdError + 'static)) -> bool {
 }
 
 /// The texts of an error and its causes; one that the text above already holds is not repeated.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+fn chain(error: Cause<'_>) -> String {
     let mut text = String::new();
     for cause in causes(error) {
         let next = cause.to_string();
