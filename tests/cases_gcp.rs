@@ -176,7 +176,9 @@ impl Outcome {
             Err(error) => Some(error),
         };
         match error {
-            Some(error) => Self { kind: error.kind.to_string(), stated: error.stated, code: error.code.into(), message: error.message.into() },
+            Some(error) => {
+                Self { kind: error.kind.to_string(), stated: error.stated, code: error.code.into(), message: error.message.into() }
+            }
             None => Self { kind: "healthy".to_owned(), stated: false, code: String::new(), message: String::new() },
         }
     }
@@ -214,8 +216,9 @@ fn token_file(dir: &Path, operation: &str, server: &str) -> GcpCredentials {
     GcpCredentials::File(path.to_string_lossy().into_owned())
 }
 
-const LONG: Span = Span::from_secs(10);
-const SHORT: Span = Span(400);
+const LONG: Span = Span::from_secs(30);
+/// For servers that never answer.
+const SHORT: Span = Span::from_secs(1);
 
 async fn play(case: &Value, dir: &Path) -> Outcome {
     let operation = case["operation"].as_str().unwrap();
@@ -227,7 +230,8 @@ async fn play(case: &Value, dir: &Path) -> Outcome {
         }
         (Some("timeout"), _) => ask(format!("http://{}", misbehave("hang").await), anonymous, operation, SHORT).await,
         (Some("reset"), _) => ask(format!("http://{}", misbehave("reset").await), anonymous, operation, LONG).await,
-        (Some("dns"), _) => ask("http://cloudkms.googleapis.invalid".to_owned(), anonymous, operation, LONG).await,
+        // A label beyond 63 characters fails in the resolver itself; no query leaves the machine.
+        (Some("dns"), _) => ask(format!("http://{}.invalid", "k".repeat(64)), anonymous, operation, LONG).await,
         (Some("connect_refused"), _) => {
             let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
             ask(format!("http://{free}"), anonymous, operation, LONG).await
@@ -272,7 +276,9 @@ async fn one_case_in_a_process_of_its_own() {
     let id = std::env::var("CASE_APART").unwrap_or_else(|_| "gcp-net-refused".to_owned());
     let case = cases().into_iter().find(|case| case["id"] == id.as_str()).unwrap();
     let credentials = if id == "gcp-net-metadata" { GcpCredentials::Default } else { GcpCredentials::Anonymous };
-    let outcome = ask("https://127.0.0.1:9".to_owned(), credentials, "CryptoKeys.Decrypt", Span::from_secs(1)).await;
+    let limit = if id == "gcp-net-metadata" { SHORT } else { LONG };
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let outcome = ask(format!("https://{free}"), credentials, "CryptoKeys.Decrypt", limit).await;
     let shown = json!({"kind": outcome.kind, "stated": outcome.stated, "code": outcome.code, "message": outcome.message});
     println!("OUTCOME {shown}");
     assert_eq!((outcome.kind.as_str(), outcome.stated), (case["kind"].as_str().unwrap(), case["stated"].as_bool().unwrap()));

@@ -54,6 +54,12 @@ impl std::fmt::Debug for GcpKms {
 #[derive(Default)]
 struct Stage(AtomicBool);
 
+impl Stage {
+    fn has_token(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl GcpKms {
     /// Prepares the provider's identity; no call is made yet. `call_timeout` bounds one call of the
     /// trait, the token that it may need included.
@@ -116,9 +122,7 @@ impl GcpKms {
     }
 
     async fn session(&self, key: &KeyTarget, stage: &Stage) -> Result<std::sync::Arc<Session>, Failed> {
-        let session = self.sessions.of(key.impersonate.as_deref()).await?;
-        stage.0.store(true, Ordering::Relaxed);
-        Ok(session)
+        Ok(self.sessions.of(key.impersonate.as_deref(), stage).await?)
     }
 
     async fn wrap(&self, key: &KeyTarget, name: String, stage: &Stage) -> Result<Wrapped, Failed> {
@@ -161,7 +165,7 @@ impl GcpKms {
             Err(refused) if refused.error.kind == FailureKind::AccessDenied => Vec::new(),
             Err(other) => return Err(other),
         };
-        Ok(facts::facts(&found, versions))
+        Ok(facts::facts(key.address(), &found, versions))
     }
 
     async fn list(&self, session: &Session, key: &KeyTarget) -> Result<Vec<CryptoKeyVersion>, Failed> {

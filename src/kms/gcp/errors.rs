@@ -194,7 +194,7 @@ const STATE_MARK: &str = "current state is: ";
 const PERMISSION_MARK: &str = "Permission '";
 
 /// How a message names a project.
-const PROJECT_MARKS: &[&str] = &["?project=", "project #", "project_number:", "projects/", "in project "];
+const PROJECT_MARKS: &[&str] = &["?project=", "project #", "project_number:", "projects/", "in project ", "use project "];
 
 /// Judges a refusal that Google, or something in its place, answered.
 #[must_use]

@@ -17,8 +17,9 @@ pub fn version_of(name: &str) -> Option<KeyVersion> {
     name.rsplit_once("/cryptoKeyVersions/").map(|(_, version)| KeyVersion::new(version))
 }
 
-/// What a key and its listed versions tell.
-pub fn facts(key: &CryptoKey, mut versions: Vec<CryptoKeyVersion>) -> KeyFacts {
+/// What a key and its listed versions tell. `address` is what was asked: Google has no aliases, and an
+/// answer that spells the project by number instead of by id is no other key.
+pub fn facts(address: &str, key: &CryptoKey, mut versions: Vec<CryptoKeyVersion>) -> KeyFacts {
     let primary = key.primary.clone();
     if let Some(primary) = primary.as_ref().filter(|primary| versions.iter().all(|version| version.name != primary.name)) {
         versions.push(primary.clone());
@@ -30,7 +31,7 @@ pub fn facts(key: &CryptoKey, mut versions: Vec<CryptoKeyVersion>) -> KeyFacts {
     let deletion_at = deletion_at.and_then(|version| wall(version.destroy_time.as_ref()));
     KeyFacts {
         fault: fault(key, primary.as_ref(), telling.as_ref()),
-        resolved: Some(key.name.as_str().into()),
+        resolved: Some(address.into()),
         current_version: primary.as_ref().and_then(|primary| version_of(&primary.name)),
         versions: versions.iter().filter_map(version_fact).collect(),
         created_at: wall(key.create_time.as_ref()),
@@ -65,6 +66,11 @@ fn fault(key: &CryptoKey, primary: Option<&CryptoKeyVersion>, telling: Option<&C
         None if primary.is_none() => {
             let text = format!("version {number} is enabled, and no version is primary");
             Some(KmsError::new(FailureKind::Misconfigured, false, "no_primary", &text))
+        }
+        // An empty list on a key allows no reason at all: all wraps and unwraps fail.
+        None if key.key_access_justifications_policy.as_ref().is_some_and(|policy| policy.allowed_access_reasons.is_empty()) => {
+            let text = "the key's access justifications policy allows no reason";
+            Some(KmsError::new(FailureKind::AccessDenied, true, "no_access_reason_allowed", text))
         }
         None => None,
     }

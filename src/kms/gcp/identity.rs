@@ -104,8 +104,7 @@ async fn default_file() -> Result<Option<(String, String)>, GcpSetupError> {
 }
 
 fn from_json(path: &str, text: &str) -> Result<Identity, GcpSetupError> {
-    let json: Value =
-        serde_json::from_str(text).ok().filter(Value::is_object).ok_or_else(|| GcpSetupError::NotJson(path.to_owned()))?;
+    let json: Value = serde_json::from_str(text).ok().filter(Value::is_object).ok_or_else(|| GcpSetupError::NotJson(path.to_owned()))?;
     let field = |field: &'static str| {
         let text = json.get(field).and_then(Value::as_str).map(str::to_owned);
         text.ok_or_else(|| GcpSetupError::MissingField { path: path.to_owned(), field })
@@ -190,7 +189,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key.json").to_string_lossy().into_owned();
         let url = "https://iamcredentials.example/v1/projects/-/serviceAccounts/probe@p.iam.gserviceaccount.com:generateAccessToken";
-        let user = r#"{"type":"authorized_user","client_id":"c1","client_secret":"s","refresh_token":"r","token_uri":"http://127.0.0.1:1/token"}"#;
+        let user =
+            r#"{"type":"authorized_user","client_id":"c1","client_secret":"s","refresh_token":"r","token_uri":"http://127.0.0.1:1/token"}"#;
         for (content, name) in [
             (r#"{"type":"service_account","client_email":"a@b","private_key":"p","private_key_id":"i","project_id":"p"}"#.to_owned(), "a@b"),
             (user.to_owned(), "authorized_user:c1"),

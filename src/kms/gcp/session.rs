@@ -13,7 +13,7 @@ use google_cloud_kms_v1::client::KeyManagementService;
 
 use super::identity::{self, GcpSetupError, Name};
 use super::wire::{build_failed, check_tls, token_error, token_failed};
-use super::{MARK, errors};
+use super::{MARK, Stage, errors};
 use crate::config::GcpCredentials;
 use crate::kms::KmsError;
 use crate::time::{Mono, Span};
@@ -65,8 +65,8 @@ impl Sessions {
         Arc::clone(slots.entry(impersonate.map(Into::into)).or_default())
     }
 
-    /// The client of an identity, with a token at hand.
-    pub async fn of(&self, impersonate: Option<&str>) -> Result<Arc<Session>, KmsError> {
+    /// The client of an identity, with a token at hand. `stage` is told as soon as there is a token.
+    pub async fn of(&self, impersonate: Option<&str>, stage: &Stage) -> Result<Arc<Session>, KmsError> {
         let slot = self.slot(impersonate);
         let mut slot = slot.lock().await;
         let now = crate::clock::now().mono;
@@ -77,13 +77,14 @@ impl Sessions {
             Some(session) => session,
             None => {
                 slot.since = now;
-                let begun = self.begin(impersonate).await;
+                let begun = self.begin(impersonate, stage).await;
                 let session = begun.inspect_err(|error| slot.refused = Some(error.clone()))?;
                 slot.session.insert(session).clone()
             }
         };
         match session.credentials.headers(Extensions::new()).await {
             Ok(_) => {
+                stage.has_token();
                 slot.refused = None;
                 Ok(session)
             }
@@ -106,7 +107,7 @@ impl Sessions {
         }
     }
 
-    async fn begin(&self, impersonate: Option<&str>) -> Result<Arc<Session>, KmsError> {
+    async fn begin(&self, impersonate: Option<&str>, stage: &Stage) -> Result<Arc<Session>, KmsError> {
         check_tls()?;
         let identity = identity::build(&self.credentials, impersonate).await.map_err(|error| setup_error(&error))?;
         let mut marks = HeaderMap::new();
@@ -121,6 +122,7 @@ impl Sessions {
         }
         // A token first: without one the client's building would wait on the metadata server.
         identity.credentials.headers(Extensions::new()).await.map_err(|error| token_failed(&error))?;
+        stage.has_token();
         let client = builder.build().await.map_err(|error| build_failed(&error))?;
         let email = tokio::sync::OnceCell::new();
         Ok(Arc::new(Session { client, credentials: identity.credentials, name: identity.name, email }))
@@ -161,12 +163,12 @@ mod tests {
     #[tokio::test]
     async fn a_hung_token_request_is_given_up_after_its_time_and_not_before() {
         let mut sessions = Sessions::new(None, GcpCredentials::Anonymous, Span::from_secs(1));
-        let first = sessions.of(None).await.unwrap();
+        let first = sessions.of(None, &Stage::default()).await.unwrap();
         sessions.hung(None);
-        assert!(Arc::ptr_eq(&first, &sessions.of(None).await.unwrap()));
+        assert!(Arc::ptr_eq(&first, &sessions.of(None, &Stage::default()).await.unwrap()));
         sessions.hung_after = Span::ZERO;
         sessions.hung(None);
-        assert!(!Arc::ptr_eq(&first, &sessions.of(None).await.unwrap()));
+        assert!(!Arc::ptr_eq(&first, &sessions.of(None, &Stage::default()).await.unwrap()));
     }
 
     #[tokio::test]
@@ -175,22 +177,60 @@ mod tests {
         let path = dir.path().join("key.json").to_string_lossy().into_owned();
         let mut sessions = Sessions::new(None, GcpCredentials::File(path.clone()), Span::from_secs(1));
         sessions.respite = Span::from_hours(1);
-        let refused = sessions.of(None).await.err().unwrap();
+        let refused = sessions.of(None, &Stage::default()).await.err().unwrap();
         assert_eq!((refused.kind, refused.code.as_ref()), (FailureKind::Credentials, "identity"));
-        let user = r#"{"type":"authorized_user","client_id":"c","client_secret":"s","refresh_token":"r","token_uri":"http://127.0.0.1:1/t"}"#;
+        let user =
+            r#"{"type":"authorized_user","client_id":"c","client_secret":"s","refresh_token":"r","token_uri":"http://127.0.0.1:1/t"}"#;
         std::fs::write(&path, user).unwrap();
-        assert_eq!(sessions.of(None).await.err(), Some(refused));
+        assert_eq!(sessions.of(None, &Stage::default()).await.err(), Some(refused));
         sessions.respite = Span::ZERO;
-        let refused = sessions.of(None).await.err().unwrap();
+        let refused = sessions.of(None, &Stage::default()).await.err().unwrap();
         assert_eq!((refused.kind, refused.code.as_ref()), (FailureKind::Credentials, "token"), "{refused:?}");
     }
 
     #[tokio::test]
     async fn identities_share_no_session() {
         let sessions = Sessions::new(None, GcpCredentials::Anonymous, Span::from_secs(1));
-        let own = sessions.of(None).await.unwrap();
+        let own = sessions.of(None, &Stage::default()).await.unwrap();
         assert_eq!(own.name().await.unwrap().as_ref(), "anonymous");
-        let refused = sessions.of(Some("sa@p")).await.err().unwrap();
+        let refused = sessions.of(Some("sa@p"), &Stage::default()).await.err().unwrap();
         assert_eq!(refused.kind, FailureKind::Misconfigured);
+    }
+
+    /// A token endpoint that refuses twice, then gives tokens.
+    async fn moody_token_server() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}/token", listener.local_addr().unwrap());
+        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let app = axum::Router::new().fallback(move || {
+            let refuse = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2;
+            async move {
+                let status = if refuse { axum::http::StatusCode::BAD_REQUEST } else { axum::http::StatusCode::OK };
+                let refusal = serde_json::json!({"error": "invalid_grant"});
+                let token = serde_json::json!({"access_token": "t", "token_type": "Bearer", "expires_in": 3600});
+                (status, axum::Json(if refuse { refusal } else { token }))
+            }
+        });
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_token_refused_for_a_while_does_not_blind_us_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.json").to_string_lossy().into_owned();
+        let uri = moody_token_server().await;
+        let user =
+            serde_json::json!({"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r", "token_uri": uri});
+        std::fs::write(&path, user.to_string()).unwrap();
+        let mut sessions = Sessions::new(None, GcpCredentials::File(path), Span::from_secs(5));
+        sessions.respite = Span::ZERO;
+        for _ in 0..2 {
+            let refused = sessions.of(None, &Stage::default()).await.err().unwrap();
+            assert_eq!((refused.kind, refused.code.as_ref()), (FailureKind::Credentials, "invalid_grant"));
+            assert!(!refused.message.contains("will also fail"), "{refused:?}");
+        }
+        let session = sessions.of(None, &Stage::default()).await.unwrap();
+        assert!(Arc::ptr_eq(&session, &sessions.of(None, &Stage::default()).await.unwrap()));
     }
 }

@@ -64,8 +64,7 @@ fn classify(error: &Error, ours: &OurProjects) -> KmsError {
 }
 
 fn refusal_of(status: &Status, http: Option<u16>) -> Refusal {
-    let mut refusal =
-        Refusal { http, status: Some(status.code.name().to_owned()), message: status.message.clone(), ..Refusal::default() };
+    let mut refusal = Refusal { http, status: Some(status.code.name().to_owned()), message: status.message.clone(), ..Refusal::default() };
     for detail in &status.details {
         if let StatusDetails::ErrorInfo(info) = detail {
             let told = |name: &str| info.metadata.get(name).cloned();
@@ -112,8 +111,7 @@ fn transport(error: &Error, text: &str) -> KmsError {
     if let Some(tls) = find_tls(error) {
         let blocked = matches!(tls, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
         // Somebody between us and Google shows a certificate of his own: inspection, not an outage.
-        let (kind, code) =
-            if blocked { (FailureKind::NetworkBlocked, "tls_unknown_issuer") } else { (FailureKind::Unreachable, "tls") };
+        let (kind, code) = if blocked { (FailureKind::NetworkBlocked, "tls_unknown_issuer") } else { (FailureKind::Unreachable, "tls") };
         return KmsError::new(kind, false, code, text);
     }
     let code = match find_io(error) {
