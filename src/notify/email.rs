@@ -68,6 +68,7 @@ pub struct Email {
     from: Mailbox,
     to: Vec<Mailbox>,
     credentials: Option<Credentials>,
+    deadline: Duration,
     /// Who has which notice already, after a mail that went to some of them.
     have: Mutex<VecDeque<(NoticeId, BTreeSet<String>)>>,
 }
@@ -111,7 +112,7 @@ impl Email {
             SmtpSecurity::StartTls | SmtpSecurity::Tls => Some(tls_parameters(&settings.host, settings.ca_pem.as_deref())?),
         };
         let (host, port, security) = (settings.host.clone(), settings.port, settings.security);
-        Ok(Self { host, port, security, tls, hello, from, to, credentials, have: Mutex::default() })
+        Ok(Self { host, port, security, tls, hello, from, to, credentials, deadline: DEADLINE, have: Mutex::default() })
     }
 
     /// Connects, with TLS as demanded and authenticated as demanded. The error is a reason.
@@ -145,9 +146,9 @@ impl Email {
             Ok(message) => message,
             Err(reason) => return Delivery::Refused { reason },
         };
-        match tokio::time::timeout(DEADLINE, self.converse(notice, &message)).await {
+        match tokio::time::timeout(self.deadline, self.converse(notice, &message)).await {
             Ok(delivery) => delivery,
-            Err(_) => Delivery::Retry { after: None, reason: format!("{} did not finish within 30 s", self.host) },
+            Err(_) => Delivery::Retry { after: None, reason: format!("{} did not finish in time", self.host) },
         }
     }
 
@@ -162,10 +163,10 @@ impl Email {
             Err(reason) => return Delivery::Retry { after: None, reason },
         };
         let outcomes = transaction(&mut connection, &self.from.email, &open, message).await;
-        // The answer to the mail itself is in; how the goodbye goes changes nothing.
-        let _farewell = tokio::time::timeout(Duration::from_secs(2), connection.quit()).await;
         let took = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Took)).map(|(address, _)| address.to_string());
         self.remember(&notice.id, took);
+        // Only now the goodbye: however long it takes, what was taken is remembered.
+        let _farewell = tokio::time::timeout(Duration::from_secs(2), connection.quit()).await;
         self.verdict(&notice.id, outcomes)
     }
 
@@ -344,9 +345,9 @@ impl Receiver for Email {
     }
     fn check(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
-            tokio::time::timeout(DEADLINE, self.try_login())
+            tokio::time::timeout(self.deadline, self.try_login())
                 .await
-                .unwrap_or_else(|_| Err(format!("{} did not answer within 30 s", self.host)))
+                .unwrap_or_else(|_| Err(format!("{} did not answer in time", self.host)))
         })
     }
 }
