@@ -29,7 +29,7 @@ use crate::kms::BoxFuture;
 use crate::time::Span;
 use chain::ChainKeys;
 use fault::of_sql;
-pub use verify::{Head, Verified, VerifyError, export, verify};
+pub use verify::{Head, Verified, VerifyError, canaries, export, verify};
 
 /// Name in `Restored::meta` under which a store that was made or taken over after a loss says since
 /// when (RFC 3339). It stays until a commit deletes it, so that a restart does not forget the loss.

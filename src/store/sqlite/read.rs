@@ -65,6 +65,14 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<(Restored, u64),
     Ok((out, unreadable))
 }
 
+/// The readable canaries of one key, or of all.
+pub(super) async fn canaries(conn: &mut SqliteConnection, key: Option<&KeyId>) -> Result<Vec<CanaryRow>, StoreFault> {
+    let sql = "SELECT key, version, wrapped, digest, wrapped_version, sealed_with, identity, created_at, checksum FROM canaries
+      WHERE ?1 IS NULL OR key = ?1 ORDER BY key, version";
+    let rows = sqlx::query(sql).bind(key.map(KeyId::as_str)).fetch_all(conn).await.map_err(|e| of_sql(&e))?;
+    Ok(rows.iter().filter_map(|row| canary(row).ok()).collect())
+}
+
 async fn rows<T>(conn: &mut SqliteConnection, sql: &'static str) -> Result<Vec<T>, StoreFault>
 where
     T: for<'r> sqlx::FromRow<'r, SqliteRow> + Send + Unpin,

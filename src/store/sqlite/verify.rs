@@ -13,7 +13,8 @@ use super::fault::of_sql;
 use super::place;
 use super::read::{JOURNAL_PAGE, small};
 use super::write::large;
-use crate::journal::StoreFault;
+use crate::journal::{CanaryRow, StoreFault};
+use crate::key::KeyId;
 use crate::time::Wall;
 use crate::words::EventType;
 
@@ -289,6 +290,22 @@ pub async fn export(db: &Path, after: u64, to: &mut (dyn Write + Send)) -> Resul
     to.flush()?;
     let _ = conn.close().await;
     Ok(rows)
+}
+
+/// The stored canaries, of one key or of all, ascending by key and version; damaged ones are left
+/// out. For a look without the daemon; empty where there is no database yet.
+///
+/// # Errors
+/// If the database cannot be read.
+pub async fn canaries(db: &Path, key: Option<&KeyId>) -> Result<Vec<CanaryRow>, VerifyError> {
+    let mut conn = match open(db).await {
+        Ok(conn) => conn,
+        Err(VerifyError::NoDatabase(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let rows = super::read::canaries(&mut conn, key).await;
+    let _ = conn.close().await;
+    Ok(rows?)
 }
 
 fn line(row: &RowText, hash: &str) -> serde_json::Value {
