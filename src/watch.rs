@@ -37,6 +37,7 @@ use control::Control;
 use ledger::Ledger;
 use workspaces::Workspace;
 
+pub use control::testimony;
 pub use restore::Start;
 
 /// A waiting caller.

@@ -87,7 +87,9 @@ impl Control {
     }
 }
 
-fn testimony(verdict: &Verdict) -> Witness {
+/// What a round of the control key says about us.
+#[must_use]
+pub fn testimony(verdict: &Verdict) -> Witness {
     match verdict {
         Verdict::Good { .. } => Witness::Good,
         Verdict::Refused(refused) if refused.kind == FailureKind::AccessDenied && refused.stated == Stated::No => Witness::DeniedLikeUs,
