@@ -34,3 +34,11 @@ pub mod store;
 pub mod metrics;
 #[cfg(feature = "daemon")]
 pub mod http;
+#[cfg(feature = "daemon")]
+pub mod drive;
+#[cfg(feature = "daemon")]
+pub mod providers;
+#[cfg(feature = "daemon")]
+pub mod run;
+#[cfg(feature = "daemon")]
+pub mod cli;

@@ -1,1 +1,8 @@
-fn main() {}
+//! outside
+//! The program: everything is in the library, so that tests can reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cmek_watchdog::cli::main()
+}
