@@ -81,10 +81,13 @@ impl Known {
     }
 }
 
+/// Locked while asking, so that a thousand keys of one role ask once.
+type Asking = Arc<tokio::sync::Mutex<Option<Known>>>;
+
 /// Who we are, by provider and role: asked once for many probes. Clones share what is known.
 #[derive(Clone)]
 pub struct Identities {
-    slots: Arc<Mutex<BTreeMap<Slot, Arc<tokio::sync::Mutex<Option<Known>>>>>>,
+    slots: Arc<Mutex<BTreeMap<Slot, Asking>>>,
     clock: Clock,
 }
 
@@ -132,7 +135,6 @@ impl Identities {
         since: Option<Mono>,
     ) -> Option<Arc<str>> {
         let slot = self.slot((provider.clone(), target.assume_role.clone(), target.tenant.clone(), target.impersonate.clone()));
-        // Held while asking, so that a thousand keys of one role ask once.
         let mut known = tokio::time::timeout(call_timeout.to_std(), slot.lock()).await.ok()?;
         let now = (self.clock)().mono;
         if let Some(known) = known.as_ref().filter(|k| k.fresh(now) && since.is_none_or(|since| k.asked >= since)) {
@@ -144,7 +146,7 @@ impl Identities {
         who
     }
 
-    fn slot(&self, slot: Slot) -> Arc<tokio::sync::Mutex<Option<Known>>> {
+    fn slot(&self, slot: Slot) -> Asking {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= MOST && !slots.contains_key(&slot) {
             let now = (self.clock)().mono;

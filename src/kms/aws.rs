@@ -112,11 +112,6 @@ impl AwsKms {
         self.clients.base()
     }
 
-    /// Makes the external id of a key that came in later known; `reference` is its text in the key.
-    pub fn add_external_id(&self, reference: &str, value: &str) {
-        self.clients.add_external_id(reference, value);
-    }
-
     /// A key lives in the region that its ARN names.
     fn region<'a>(&'a self, key: &'a KeyTarget) -> &'a str {
         match &key.reference.resource {

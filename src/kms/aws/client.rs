@@ -137,24 +137,14 @@ pub struct Clients {
     base: SdkConfig,
     endpoint: Option<String>,
     provider_role: Option<AssumeRole>,
-    external_ids: Mutex<ExternalIds>,
+    external_ids: ExternalIds,
     made: Mutex<BTreeMap<(String, Option<AssumeRole>), Services>>,
     roles: Mutex<BTreeMap<AssumeRole, SharedCredentialsProvider>>,
 }
 
 impl Clients {
     pub fn new(base: SdkConfig, endpoint: Option<String>, provider_role: Option<AssumeRole>, external_ids: ExternalIds) -> Self {
-        Self { base, endpoint, provider_role, external_ids: Mutex::new(external_ids), made: Mutex::default(), roles: Mutex::default() }
-    }
-
-    pub fn add_external_id(&self, reference: &str, value: &str) {
-        self.external_ids.lock().unwrap_or_else(PoisonError::into_inner).insert(reference, value);
-    }
-
-    fn external_id(&self, role: &AssumeRole) -> Result<Option<String>, Fault> {
-        let Some(text) = &role.external_id else { return Ok(None) };
-        let found = self.external_ids.lock().unwrap_or_else(PoisonError::into_inner).find(text);
-        found.map(Some).ok_or_else(|| Fault::unresolved_external_id(&role.arn))
+        Self { base, endpoint, provider_role, external_ids, made: Mutex::default(), roles: Mutex::default() }
     }
 
     pub const fn base(&self) -> &SdkConfig {
@@ -210,7 +200,10 @@ impl Clients {
         if let Some(made) = self.roles.lock().unwrap_or_else(PoisonError::into_inner).get(role) {
             return Ok(made.clone());
         }
-        let external_id = self.external_id(role)?;
+        let external_id = match &role.external_id {
+            Some(text) => Some(self.external_ids.find(text).ok_or_else(|| Fault::unresolved_external_id(&role.arn))?),
+            None => None,
+        };
         // Tokens of a regional STS are good in every region, so the provider's own region serves.
         let region = self.base.region().map(|r| r.as_ref().to_owned()).unwrap_or_default();
         let sts = self.build(&region, by).sts;

@@ -123,4 +123,5 @@ fn wall(time: Option<&Timestamp>) -> Option<Wall> {
 }
 
 #[cfg(test)]
+#[path = "facts_tests.rs"]
 mod tests;

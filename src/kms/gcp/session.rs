@@ -108,10 +108,7 @@ impl Sessions {
     }
 
     async fn begin(&self, impersonate: Option<&str>, stage: &Stage) -> Result<Arc<Session>, KmsError> {
-        // Without credentials there is no token code that could panic; the client's building tells.
-        if self.credentials != GcpCredentials::Anonymous {
-            check_tls()?;
-        }
+        check_tls()?;
         let identity = identity::build(&self.credentials, impersonate).await.map_err(|error| setup_error(&error))?;
         let mut marks = HeaderMap::new();
         marks.insert(HeaderName::from_static("x-goog-request-reason"), HeaderValue::from_static(MARK));

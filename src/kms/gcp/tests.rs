@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::GcpCredentials;
 use crate::key::ProviderId;
 
 #[tokio::test]
