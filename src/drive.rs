@@ -47,6 +47,10 @@ async fn legs(kms: &dyn Kms, plan: Plan, clock: &(dyn Fn() -> Now + Send + Sync)
         last = Some(match call {
             Call::Wrap => Reply::Wrap(within(limit, kms.wrap_key(&target)).await),
             Call::Unwrap(wrapped) | Call::UnwrapVersion(wrapped) => Reply::Unwrap(within(limit, kms.unwrap_key(&target, &wrapped)).await),
+            Call::WrapVersion(version) => match kms.wrap_version(&target, &version) {
+                Some(call) => Reply::Wrap(within(limit, call).await),
+                None => Reply::NotOffered,
+            },
             Call::Describe => Reply::Describe(within(limit, kms.describe_key(&target)).await),
         });
     }

@@ -170,6 +170,19 @@ impl KeyRef {
     }
 }
 
+impl KeyRef {
+    /// What the provider counts calls by: AWS region, Google location, Azure vault.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        match &self.resource {
+            Resource::Aws { region, .. } => region,
+            Resource::Gcp { location, .. } => location,
+            Resource::Azure { host, .. } => host,
+            Resource::Local { .. } => "",
+        }
+    }
+}
+
 fn parse_aws(text: &str) -> Result<Resource, &'static str> {
     let mut parts = text.splitn(6, ':');
     if parts.next() != Some("arn") {

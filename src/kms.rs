@@ -120,6 +120,11 @@ pub trait Kms: Send + Sync {
     fn wrap_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Wrapped>>;
     /// Unwraps and digests; the key id is pinned in the call.
     fn unwrap_key<'a>(&'a self, key: &'a KeyTarget, wrapped: &'a Wrapped) -> BoxFuture<'a, Answer<Unwrapped>>;
+    /// Wraps under a version that is not the current one, so that it has a canary too; `None` where
+    /// the provider offers no such call.
+    fn wrap_version<'a>(&'a self, _key: &'a KeyTarget, _version: &'a KeyVersion) -> Option<BoxFuture<'a, Answer<Wrapped>>> {
+        None
+    }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>>;
     /// Who we are on this key: caller ARN, service account, or application and tenant.
     fn whoami<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Box<str>>>;

@@ -23,6 +23,8 @@ pub struct Plan {
     pub current: Option<Wrapped>,
     /// Stored canaries of older versions that are due, oldest first.
     pub older: Vec<Wrapped>,
+    /// Enabled versions that have no canary yet: one is made, where the provider can.
+    pub missing: Vec<KeyVersion>,
     /// For the whole probe, all legs together.
     pub deadline: Span,
     /// For one call.
@@ -35,6 +37,7 @@ pub enum Call {
     Wrap,
     Unwrap(Wrapped),
     UnwrapVersion(Wrapped),
+    WrapVersion(KeyVersion),
     Describe,
 }
 
@@ -44,6 +47,8 @@ pub enum Reply {
     Wrap(Answer<Wrapped>),
     Unwrap(Answer<Unwrapped>),
     Describe(Answer<KeyFacts>),
+    /// The provider has no such call.
+    NotOffered,
 }
 
 /// What to do now.
@@ -75,6 +80,8 @@ pub struct Evidence {
     pub legs: Vec<LegResult>,
     /// A canary wrapped in this round and opened again with equal bytes.
     pub fresh: Option<Wrapped>,
+    /// Canaries of other versions, made in this round and opened again with equal bytes.
+    pub made: Vec<Wrapped>,
     pub facts: Option<KeyFacts>,
     /// Who we were during the round, as far as known.
     pub identity: Option<Arc<str>>,
@@ -95,6 +102,9 @@ pub struct ProbeRun {
     describe: Option<LegResult>,
     /// Index of the next older canary.
     next_older: usize,
+    next_missing: usize,
+    made: Vec<Wrapped>,
+    made_waiting: Option<Wrapped>,
     /// Wrapped in this round and not opened yet.
     wrapped: Option<Wrapped>,
     /// Wrapped in this round and opened with equal bytes.
@@ -110,6 +120,8 @@ enum Asked {
     Stored(Wrapped),
     Fresh(Wrapped),
     Older(Wrapped),
+    WrapMissing(KeyVersion),
+    OpenMissing(Wrapped),
     Describe,
 }
 
@@ -125,6 +137,9 @@ impl ProbeRun {
             versions: Vec::new(),
             describe: None,
             next_older: 0,
+            next_missing: 0,
+            made: Vec::new(),
+            made_waiting: None,
             wrapped: None,
             fresh: None,
             facts: None,
@@ -173,12 +188,28 @@ impl ProbeRun {
                 self.asked = Asked::Older(older.clone());
                 return Some(Call::UnwrapVersion(older));
             }
+            if ok(self.unwrap.as_ref())
+                && let Some(call) = self.choose_missing()
+            {
+                return Some(call);
+            }
         }
         if self.describe.is_none() && (self.plan.describe || self.anything_failed()) {
             self.asked = Asked::Describe;
             return Some(Call::Describe);
         }
         None
+    }
+
+    fn choose_missing(&mut self) -> Option<Call> {
+        if let Some(made) = self.made_waiting.take() {
+            self.asked = Asked::OpenMissing(made.clone());
+            return Some(Call::UnwrapVersion(made));
+        }
+        let version = self.plan.missing.get(self.next_missing).cloned()?;
+        self.next_missing = self.next_missing.saturating_add(1);
+        self.asked = Asked::WrapMissing(version.clone());
+        Some(Call::WrapVersion(version))
     }
 
     fn ask_unwrap(&mut self, asked: Asked, wrapped: Wrapped) -> Call {
@@ -197,6 +228,8 @@ impl ProbeRun {
     fn take(&mut self, reply: Reply, now: Now) {
         let asked = std::mem::replace(&mut self.asked, Asked::Nothing);
         match reply {
+            Reply::NotOffered => self.next_missing = self.plan.missing.len(),
+            Reply::Wrap(answer) if matches!(asked, Asked::WrapMissing(_)) => self.take_missing(asked, answer),
             Reply::Wrap(answer) => {
                 self.note_clock(&answer.meta, now);
                 self.wrap = Some(leg(Leg::Wrap, answer.result.as_ref().map(|w| w.version.clone()), &answer.meta));
@@ -214,6 +247,13 @@ impl ProbeRun {
         }
     }
 
+    /// A version that cannot wrap any more may still open what it protects: no leg, no finding.
+    fn take_missing(&mut self, asked: Asked, answer: Answer<Wrapped>) {
+        if let (Asked::WrapMissing(version), Ok(wrapped)) = (asked, answer.result) {
+            self.made_waiting = Some(Wrapped { version: Some(version), ..wrapped });
+        }
+    }
+
     fn take_unwrap(&mut self, asked: Asked, answer: Answer<Unwrapped>) {
         match asked {
             Asked::Fresh(fresh) => {
@@ -226,7 +266,14 @@ impl ProbeRun {
             }
             Asked::Stored(stored) => self.unwrap = Some(compared(Leg::Unwrap, &stored, &answer, "stored_digest_mismatch")),
             Asked::Older(older) => self.versions.push(compared(Leg::UnwrapVersion, &older, &answer, "stored_digest_mismatch")),
-            Asked::Nothing | Asked::Wrap | Asked::Describe => {}
+            Asked::OpenMissing(made) => {
+                let result = compared(Leg::UnwrapVersion, &made, &answer, "digest_mismatch");
+                if result.outcome == LegOutcome::Ok {
+                    self.made.push(made);
+                }
+                self.versions.push(result);
+            }
+            Asked::Nothing | Asked::Wrap | Asked::WrapMissing(_) | Asked::Describe => {}
         }
     }
 
@@ -242,7 +289,7 @@ impl ProbeRun {
         let mut legs =
             vec![self.wrap.take().unwrap_or_else(|| not_run(Leg::Wrap)), self.unwrap.take().unwrap_or_else(|| not_run(Leg::Unwrap))];
         legs.append(&mut self.versions);
-        for older in self.plan.older.iter().skip(legs.len().saturating_sub(2)) {
+        for older in self.plan.older.iter().skip(self.next_older) {
             legs.push(LegResult { version: older.version.clone(), ..not_run(Leg::UnwrapVersion) });
         }
         legs.push(self.describe.take().unwrap_or_else(|| not_run(Leg::Describe)));
@@ -250,6 +297,7 @@ impl ProbeRun {
             started: self.started,
             legs,
             fresh: self.fresh.take(),
+            made: std::mem::take(&mut self.made),
             facts: self.facts.take(),
             identity: None,
             clock_skew_ms: self.clock_skew_ms,
@@ -273,6 +321,7 @@ impl Evidence {
             started,
             legs: vec![not_run(Leg::Wrap), unwrap, not_run(Leg::Describe)],
             fresh: None,
+            made: Vec::new(),
             facts: None,
             identity: None,
             clock_skew_ms: None,

@@ -1,6 +1,8 @@
 //! inside
-//! Which key is looked at next: a grid per key, a lane per call budget, suspects first, a breaker
-//! that leaves a trickle. It must never starve a suspect for a steady key, nor forget a key.
+//! Which key is looked at next: a grid per key, a lane per account, suspects first, a breaker that
+//! leaves a trickle. It must never starve a suspect for a steady key, nor forget a key.
+
+pub mod lanes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,39 +49,17 @@ pub const fn trips_breaker(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Throttled | FailureKind::ProviderFault | FailureKind::Timeout)
 }
 
-/// One call budget: the keys that share it, waiting by time and ready by class.
-#[derive(Clone, Debug)]
+/// The keys of one account: waiting by time, ready by class.
+#[derive(Clone, Debug, Default)]
 pub struct Lane {
     waiting: BTreeSet<(Mono, KeyIx)>,
     ready: BTreeSet<(Class, Mono, KeyIx)>,
     place: BTreeMap<KeyIx, (Class, Mono)>,
-    /// Microseconds between calls that the budget allows.
-    interval_us: u64,
-    /// Theoretical arrival time of the next call (GCRA), in microseconds.
-    arrival_us: u64,
     failures: u32,
     last_pop: Mono,
 }
 
 impl Lane {
-    #[must_use]
-    pub fn new(calls_per_second: u32) -> Self {
-        Self {
-            waiting: BTreeSet::new(),
-            ready: BTreeSet::new(),
-            place: BTreeMap::new(),
-            interval_us: 1_000_000u64.checked_div(u64::from(calls_per_second)).unwrap_or(1_000_000),
-            arrival_us: 0,
-            failures: 0,
-            last_pop: Mono(0),
-        }
-    }
-
-    /// Changes the budget; what was spent stays spent.
-    pub fn set_budget(&mut self, calls_per_second: u32) {
-        self.interval_us = 1_000_000u64.checked_div(u64::from(calls_per_second)).unwrap_or(1_000_000);
-    }
-
     /// Puts a key in, or moves it.
     pub fn put(&mut self, key: KeyIx, class: Class, at: Mono) {
         self.take(key);
@@ -109,17 +89,25 @@ impl Lane {
         }
     }
 
-    /// The next key whose turn it is, if the budget allows a probe of about `calls` calls now.
-    pub fn pop(&mut self, now: Mono, calls: u32) -> Option<KeyIx> {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.place.is_empty()
+    }
+
+    /// Class of the key that would come next, if one is due.
+    pub fn head(&mut self, now: Mono) -> Option<Class> {
         self.ripen(now);
-        let now_us = now.0.saturating_mul(1000);
-        // One second's worth may go at once.
-        if self.arrival_us > now_us.saturating_add(1_000_000) || (self.open() && now.since(self.last_pop) < TRICKLE) {
+        self.ready.first().map(|(class, ..)| *class)
+    }
+
+    /// The next key whose turn it is; an open breaker lets only a trickle pass.
+    pub fn pop(&mut self, now: Mono) -> Option<KeyIx> {
+        self.ripen(now);
+        if self.open() && now.since(self.last_pop) < TRICKLE {
             return None;
         }
         let (_, _, key) = self.ready.first().copied()?;
         self.take(key);
-        self.arrival_us = self.arrival_us.max(now_us).saturating_add(self.interval_us.saturating_mul(u64::from(calls)));
         self.last_pop = now;
         Some(key)
     }
@@ -127,25 +115,14 @@ impl Lane {
     /// When to ask again; `None` if no key is waiting.
     #[must_use]
     pub fn next(&self) -> Option<Mono> {
-        let first_waiting = self.waiting.first().map(|(at, _)| *at);
-        if self.ready.is_empty() {
-            return first_waiting;
-        }
-        let budget = Mono(self.arrival_us.saturating_sub(1_000_000).div_ceil(1000));
-        let trickle = if self.open() { self.last_pop.plus(TRICKLE) } else { Mono(0) };
-        Some(budget.max(trickle))
+        let first = if self.ready.is_empty() { self.waiting.first().map(|(at, _)| *at)? } else { Mono(0) };
+        Some(if self.open() { first.max(self.last_pop.plus(TRICKLE)) } else { first })
     }
 
     /// Whether only a trickle passes.
     #[must_use]
     pub fn open(&self) -> bool {
         self.failures >= BREAKER_OPENS
-    }
-
-    /// How many keys are overdue, and by how long the first.
-    #[must_use]
-    pub fn backlog(&self) -> usize {
-        self.ready.len()
     }
 
     /// Tells the breaker how a probe went: `Some(kind)` of an inconclusive one, `None` otherwise.
@@ -164,36 +141,16 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn suspects_go_first_and_the_budget_is_kept() {
-        let mut lane = Lane::new(4);
-        let start = Mono(1 << 41);
-        for i in 0..20 {
-            lane.put(KeyIx(i), Class::Steady, start);
-        }
-        lane.put(KeyIx(99), Class::Suspect, start);
-        assert_eq!(lane.pop(start, 2), Some(KeyIx(99)));
-        let mut popped = 1;
-        for ms in 0..10_000 {
-            while lane.pop(start.plus(Span(ms)), 2).is_some() {
-                popped += 1;
-            }
-        }
-        // 4 calls a second, 2 calls a probe, 10 s, one second's burst (with its rounding).
-        assert!((20..=24).contains(&popped) || popped == 21, "{popped}");
-        assert_eq!(lane.next(), None);
-    }
-
-    #[test]
     fn an_open_breaker_lets_one_probe_a_second_pass_and_closes_on_a_good_one() {
-        let mut lane = Lane::new(1000);
+        let mut lane = Lane::default();
         let start = Mono(1 << 41);
         (0..50).for_each(|i| lane.put(KeyIx(i), Class::Steady, start));
         (0..10).for_each(|_| lane.ended(Some(FailureKind::Throttled)));
         assert!(lane.open());
-        let passed = (0..5000).filter(|ms| lane.pop(start.plus(Span(*ms)), 2).is_some()).count();
+        let passed = (0..5000).filter(|ms| lane.pop(start.plus(Span(*ms))).is_some()).count();
         assert_eq!(passed, 5);
         lane.ended(None);
-        assert!(!lane.open() && lane.pop(start.plus(Span(5001)), 2).is_some());
+        assert!(!lane.open() && lane.pop(start.plus(Span(5001))).is_some());
         (0..30).for_each(|_| lane.ended(Some(FailureKind::AccessDenied)));
         assert!(!lane.open(), "a denial is no trouble of the provider");
     }
@@ -208,13 +165,13 @@ mod tests {
 
         #[test]
         fn no_key_is_lost_or_doubled(moves in proptest::collection::vec((0u32..8, 0u64..3, 0u64..5000, any::<bool>()), 1..80)) {
-            let mut lane = Lane::new(1_000_000);
+            let mut lane = Lane::default();
             let mut inside = BTreeSet::new();
             let mut now = Mono(1 << 41);
             for (key, class, ahead, pop) in moves {
                 if pop {
                     now = now.plus(Span(ahead));
-                    if let Some(popped) = lane.pop(now, 1) {
+                    if let Some(popped) = lane.pop(now) {
                         prop_assert!(inside.remove(&popped));
                     }
                 } else {
@@ -224,7 +181,7 @@ mod tests {
                 }
             }
             now = now.plus(Span(10_000));
-            while let Some(key) = lane.pop(now, 1) {
+            while let Some(key) = lane.pop(now) {
                 prop_assert!(inside.remove(&key));
             }
             prop_assert!(inside.is_empty() && lane.next().is_none());

@@ -27,7 +27,8 @@ use crate::notify::outbox::{Counts, Outbox, SendOrder};
 use crate::notify::{Delivery, NoticeId};
 use crate::operate::{Answered, Operation};
 use crate::probe::{Evidence, Plan};
-use crate::schedule::{KeyIx, Lane};
+use crate::schedule::KeyIx;
+use crate::schedule::lanes::Lanes;
 use crate::snapshot::{Change, ProviderView};
 use crate::time::{Mono, Now, Span, Wall};
 use crate::words::{FailureKind, Leg, LegOutcome};
@@ -148,7 +149,7 @@ pub struct Watch {
     by_id: BTreeMap<KeyId, KeyIx>,
     by_name: BTreeMap<KeyName, KeyIx>,
     next_ix: u32,
-    lanes: BTreeMap<ProviderId, Lane>,
+    lanes: Lanes,
     controls: BTreeMap<ProviderId, Control>,
     brakes: BTreeMap<ProviderId, Brake>,
     workspaces: BTreeMap<WorkspaceId, Workspace>,
@@ -214,7 +215,7 @@ impl Watch {
     #[must_use]
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
         let room = self.in_flight.len() < IN_FLIGHT_MAX;
-        let lanes = self.lanes.values().filter(|_| room).filter_map(Lane::next).min();
+        let lanes = self.lanes.next().filter(|_| room);
         let overrides = self.overrides.first().map(|(until, _)| now.mono.plus(until.since(now.wall)));
         let brakes = self.next_brake_release(now);
         [
@@ -265,5 +266,3 @@ impl Watch {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -178,6 +178,7 @@ vocabulary! {
         KeyActive = "key.active",
         KeyImpaired = "key.impaired",
         KeyRotated = "key.rotated",
+        KeyRotationOverdue = "key.rotation_overdue",
         KeySubstituted = "key.substituted",
         KeyVersionLost = "key.version_lost",
         KeyExpiring = "key.expiring",

@@ -142,6 +142,7 @@ impl Looker {
             describe: false,
             current: None,
             older: Vec::new(),
+            missing: Vec::new(),
             deadline: CONTROL_TIMEOUT.times(3),
             call_timeout: CONTROL_TIMEOUT,
         };
@@ -177,6 +178,7 @@ fn plan(key: &Key, known: &[CanaryRow], policy: &Policy) -> Plan {
         describe: true,
         current: newest.map(|row| row.wrapped.clone()),
         older,
+        missing: Vec::new(),
         deadline: policy.call_timeout.times(calls),
         call_timeout: policy.call_timeout,
     }

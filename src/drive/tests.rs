@@ -75,6 +75,7 @@ fn plan() -> Plan {
         describe: true,
         current: None,
         older: vec![],
+        missing: Vec::new(),
         deadline: Span::from_secs(30),
         call_timeout: Span::from_secs(10),
     }

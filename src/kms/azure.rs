@@ -347,6 +347,9 @@ impl Kms for AzureKms {
     fn unwrap_key<'a>(&'a self, key: &'a KeyTarget, wrapped: &'a Wrapped) -> BoxFuture<'a, Answer<Unwrapped>> {
         Box::pin(self.unwrap(key, wrapped))
     }
+    fn wrap_version<'a>(&'a self, key: &'a KeyTarget, version: &'a KeyVersion) -> Option<BoxFuture<'a, Answer<Wrapped>>> {
+        Some(Box::pin(Self::wrap_version(self, key, version)))
+    }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>> {
         Box::pin(self.describe(key))
     }

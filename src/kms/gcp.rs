@@ -205,6 +205,9 @@ impl Kms for GcpKms {
         })
     }
 
+    fn wrap_version<'a>(&'a self, key: &'a KeyTarget, version: &'a KeyVersion) -> Option<BoxFuture<'a, Answer<Wrapped>>> {
+        Some(Box::pin(Self::wrap_version(self, key, version)))
+    }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>> {
         Box::pin(async move {
             let stage = Stage::default();

@@ -57,6 +57,7 @@ impl Topic {
             EventType::ConfigReloaded | EventType::ConfigFallback => Self::Config,
             EventType::ProbeMissedWindow => Self::Missed,
             EventType::KeyRotated
+            | EventType::KeyRotationOverdue
             | EventType::KeySubstituted
             | EventType::Test
             | EventType::OperatorAction
@@ -146,6 +147,7 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::StoreDamage => Severity::Critical,
         EventType::KeySuspect
         | EventType::KeyImpaired
+        | EventType::KeyRotationOverdue
         | EventType::KeyExpiring
         | EventType::KeyDeletionScheduled
         | EventType::KeyStale

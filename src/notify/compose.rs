@@ -94,6 +94,7 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::KeyRecovering => format!("Key {name} works again. It is checked a few more times before anything is opened."),
         EventType::KeyActive => format!("Key {name} works: new data can be sealed and existing data can be opened."),
         EventType::KeyRotated => format!("Key {name} was rotated: new data is sealed with a new version{when}."),
+        EventType::KeyRotationOverdue => format!("Key {name} has not been rotated for longer than the policy wants{when}."),
         EventType::KeySubstituted => {
             format!("The name of key {name} now points to another key. The key that was registered stays watched{when}.")
         }
@@ -275,6 +276,7 @@ const fn happened(event: EventType) -> &'static str {
         EventType::KeyActive => "works",
         EventType::KeyImpaired => "impaired",
         EventType::KeyRotated => "rotated",
+        EventType::KeyRotationOverdue => "rotation overdue",
         EventType::KeySubstituted => "points to another key",
         EventType::KeyVersionLost => "older version lost",
         EventType::KeyExpiring => "expires soon",

@@ -14,6 +14,7 @@ fn plan() -> Plan {
         describe: false,
         current: Some(wrapped(9, "1")),
         older: vec![],
+        missing: Vec::new(),
         deadline: Span::from_secs(30),
         call_timeout: Span::from_secs(10),
     }
@@ -33,6 +34,7 @@ fn run(plan: Plan, mut answer: impl FnMut(&Call) -> Reply) -> (Evidence, Vec<Leg
                     Call::Wrap => Leg::Wrap,
                     Call::Unwrap(_) => Leg::Unwrap,
                     Call::UnwrapVersion(_) => Leg::UnwrapVersion,
+                    Call::WrapVersion(_) => Leg::Wrap,
                     Call::Describe => Leg::Describe,
                 });
                 last = Some(answer(&call));
@@ -54,6 +56,7 @@ fn refused(kind: FailureKind) -> KmsError {
 fn good(call: &Call) -> Reply {
     match call {
         Call::Wrap => Reply::Wrap(answer(Ok(wrapped(1, "2")))),
+        Call::WrapVersion(v) => Reply::Wrap(answer(Ok(wrapped(5, v.as_str())))),
         Call::Unwrap(w) | Call::UnwrapVersion(w) => Reply::Unwrap(answer(Ok(Unwrapped { digest: w.digest, version: None }))),
         Call::Describe => Reply::Describe(answer(Ok(KeyFacts::default()))),
     }
@@ -146,4 +149,25 @@ fn the_providers_clock_is_compared_with_ours() {
         other => good(other),
     });
     assert_eq!(evidence.clock_skew_ms, Some(61_000));
+}
+
+#[test]
+fn a_version_without_a_canary_gets_one_that_was_opened_again() {
+    let missing = vec![KeyVersion::new("a"), KeyVersion::new("b")];
+    let (evidence, calls) = run(Plan { missing: missing.clone(), ..plan() }, good);
+    assert_eq!(calls, [Leg::Wrap, Leg::Unwrap, Leg::Wrap, Leg::UnwrapVersion, Leg::Wrap, Leg::UnwrapVersion]);
+    assert_eq!(evidence.made.iter().map(|w| w.version.clone().unwrap()).collect::<Vec<_>>(), missing);
+    let (evidence, calls) = run(Plan { missing: missing.clone(), ..plan() }, |call| match call {
+        Call::WrapVersion(_) => Reply::NotOffered,
+        other => good(other),
+    });
+    assert_eq!((calls.len(), evidence.made.len()), (3, 0), "asked once where the provider has no such call");
+    let (evidence, _) = run(Plan { missing, ..plan() }, |call| match call {
+        Call::WrapVersion(_) => Reply::Wrap(answer(Err(refused(FailureKind::Disabled)))),
+        other => good(other),
+    });
+    assert!(
+        evidence.made.is_empty() && evidence.legs.iter().all(|leg| leg.outcome != LegOutcome::Failed),
+        "no finding about a version we never used"
+    );
 }

@@ -35,6 +35,7 @@ fn round(wrap: Short, unwrap: Short, describe: Short) -> Evidence {
             leg(Leg::Describe, describe.0, describe.1, describe.2),
         ],
         fresh: None,
+        made: vec![],
         facts,
         identity: None,
         clock_skew_ms: None,

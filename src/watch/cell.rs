@@ -14,6 +14,7 @@ use crate::lifecycle::looks::Stamp;
 use crate::lockout::KeyName;
 use crate::policy::Policy;
 use crate::probe::{Evidence, LegResult};
+use crate::schedule::lanes::LaneId;
 use crate::schedule::phase_of;
 use crate::time::{Mono, Now, Span, Wall};
 use crate::verdict::Verdict;
@@ -51,6 +52,9 @@ pub struct Kept {
     pub versions: BTreeMap<KeyVersion, VersionCell>,
     pub facts: Option<KeyFacts>,
     pub rotations: u64,
+    /// When this key was first registered here.
+    #[serde(default)]
+    pub registered_at: Option<Wall>,
     pub rotated_at: Option<Stamp>,
     pub last_conclusive: Option<Stamp>,
     /// Last look at which the key worked: where latencies are counted from.
@@ -98,6 +102,7 @@ pub struct KeyCell {
     pub policy: Arc<Policy>,
     pub name: KeyName,
     pub account: Arc<str>,
+    pub lane: LaneId,
     pub phase: u64,
     pub kept: Kept,
     pub dirty: bool,
@@ -121,13 +126,20 @@ pub struct KeyCell {
     pub last_stored: Option<Mono>,
 }
 
+/// The lane of a key: its owner's account, in the region whose calls the provider counts.
+pub fn lane_of(key: &Key) -> LaneId {
+    LaneId { provider: key.provider.clone(), region: key.target.reference.region().into(), account: key.account.as_str().into() }
+}
+
 impl KeyCell {
     pub fn new(key: Arc<Key>, policy: Arc<Policy>, now: Now) -> Self {
         let name = (key.provider.clone(), Arc::clone(&key.target.reference.text));
-        let kept = Kept { reference: key.target.reference.text.to_string(), since: now.wall, ..Kept::default() };
+        let kept =
+            Kept { reference: key.target.reference.text.to_string(), since: now.wall, registered_at: Some(now.wall), ..Kept::default() };
         Self {
             phase: phase_of(key.id.as_str()),
             account: key.account.as_str().into(),
+            lane: lane_of(&key),
             name,
             key,
             policy,
@@ -185,6 +197,13 @@ impl KeyCell {
     pub fn needed_older(&self) -> impl Iterator<Item = (&KeyVersion, &VersionCell)> {
         let current = self.kept.current.as_ref();
         self.kept.versions.iter().filter(move |(version, cell)| Some(*version) != current && cell.protects_data && !cell.retired)
+    }
+
+    /// Enabled versions that have no canary: what they protect is not watched yet.
+    pub fn missing(&self) -> Vec<KeyVersion> {
+        let listed = self.kept.facts.iter().flat_map(|facts| &facts.versions).filter(|fact| fact.enabled).map(|fact| &fact.version);
+        let has = |version: &KeyVersion| self.kept.versions.get(version).is_some_and(|v| v.retired || v.canary.is_some());
+        listed.filter(|version| self.kept.current.as_ref() != Some(*version) && !has(version)).cloned().collect()
     }
 
     /// The stored canary of the current version.

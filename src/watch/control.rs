@@ -115,6 +115,7 @@ impl Watch {
                 describe: false,
                 current: control.canary.clone(),
                 older: Vec::new(),
+                missing: Vec::new(),
                 deadline,
                 call_timeout: CALL_TIMEOUT,
             };

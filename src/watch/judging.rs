@@ -56,9 +56,7 @@ impl Watch {
         }
         let provider = cell.key.provider.clone();
         let trouble = if let Verdict::Unsure { kind, .. } = &verdict { Some(*kind) } else { None };
-        if let Some(lane) = self.lanes.get_mut(&provider) {
-            lane.ended(trouble);
-        }
+        self.lanes.ended(&cell.lane, trouble);
         cell.last = Some((evidence.started.wall, evidence.legs.clone()));
         cell.verdict = Some(verdict.clone());
         self.see(now, ix, evidence, &verdict, out);

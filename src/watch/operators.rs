@@ -332,9 +332,7 @@ impl Watch {
         if let Some(cell) = self.cells.get_mut(&ix) {
             cell.kept.life = KeyState::Retired;
             cell.dirty = true;
-            if let Some(lane) = self.lanes.get_mut(&cell.key.provider) {
-                lane.take(ix);
-            }
+            self.lanes.take(&cell.lane, ix);
             let window = cell.window;
             self.windows.remove(&(window, ix));
         }

@@ -14,8 +14,12 @@ use crate::watch::cell::{InFlight, KeyCell};
 use crate::watch::{Attempt, Count, Effects, IN_FLIGHT_MAX, ProbeOrder, Subject, Watch};
 use crate::words::{EventType, FailureKind, LegOutcome};
 
+/// Calls that a probe is reckoned with: wrap, unwrap, and now and then describe.
+const CALLS_PER_PROBE: u32 = 3;
 /// Older versions opened in one steady round at most, so that they are spread out.
 const OLDER_PER_ROUND: usize = 2;
+/// Versions that get a canary in one round at most.
+const MISSING_PER_ROUND: usize = 4;
 /// Every so many steady rounds describe is asked.
 const DESCRIBE_EVERY: u64 = 5;
 
@@ -36,9 +40,7 @@ impl Watch {
             KeyState::Recovering { .. } | KeyState::Revoked { .. } => Class::Recovering,
             KeyState::Unproven | KeyState::Active | KeyState::Impaired { .. } | KeyState::Retired => Class::Steady,
         };
-        if let Some(lane) = self.lanes.get_mut(&cell.key.provider) {
-            lane.put(ix, class, at);
-        }
+        self.lanes.put(&cell.lane, ix, class, at);
     }
 
     /// The next slot of the key's own grid.
@@ -54,12 +56,9 @@ impl Watch {
     }
 
     pub(super) fn start_probes(&mut self, now: Now, out: &mut Effects) {
-        let lanes: Vec<ProviderId> = self.lanes.keys().cloned().collect();
-        for provider in lanes {
-            while self.in_flight.len() < IN_FLIGHT_MAX {
-                let Some(ix) = self.lanes.get_mut(&provider).and_then(|lane| lane.pop(now.mono, 3)) else { break };
-                self.start_probe(now, &provider, ix, out);
-            }
+        while self.in_flight.len() < IN_FLIGHT_MAX {
+            let Some((lane, ix)) = self.lanes.pop(now.mono, CALLS_PER_PROBE) else { break };
+            self.start_probe(now, &lane.provider, ix, out);
         }
     }
 
@@ -137,7 +136,7 @@ impl Watch {
                 continue;
             }
             let provider = cell.key.provider.clone();
-            let breaker_open = self.lanes.get(&provider).is_some_and(crate::schedule::Lane::open);
+            let breaker_open = self.lanes.open(&cell.lane);
             let cause = if cell.in_flight.is_some() {
                 "in_flight"
             } else if cell.waiting.is_some() {
@@ -185,6 +184,8 @@ fn plan(cell: &KeyCell, now: Now) -> Plan {
         older.truncate(OLDER_PER_ROUND);
     }
     let older: Vec<_> = older.into_iter().map(|(_, canary)| canary).collect();
+    let settled = matches!(cell.kept.life, KeyState::Active | KeyState::Impaired { .. });
+    let missing = if settled { cell.missing().into_iter().take(MISSING_PER_ROUND).collect() } else { Vec::new() };
     let describe = in_question || cell.full || cell.kept.warned.is_some() || !cell.proven() || cell.rounds.is_multiple_of(DESCRIBE_EVERY);
     let extra = policy.call_timeout.times(u64::try_from(older.len()).unwrap_or(0));
     let deadline =
@@ -195,6 +196,7 @@ fn plan(cell: &KeyCell, now: Now) -> Plan {
         describe,
         current: cell.current_canary().cloned(),
         older,
+        missing,
         deadline,
         call_timeout: policy.call_timeout,
     }

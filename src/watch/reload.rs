@@ -9,7 +9,7 @@ use crate::config::{Config, Key};
 use crate::journal::{KeyRow, Order, OrderKey, Shard};
 use crate::key::WorkspaceId;
 use crate::lifecycle::{Finding, KeyState};
-use crate::schedule::{KeyIx, Lane};
+use crate::schedule::KeyIx;
 use crate::snapshot::Change;
 use crate::time::Now;
 use crate::verdict::{Direction, Stated};
@@ -22,7 +22,7 @@ impl Watch {
         self.config = Arc::clone(&config);
         self.config_flagged = None;
         for (id, provider) in &config.providers {
-            self.lanes.entry(id.clone()).or_insert_with(|| Lane::new(provider.calls_per_second)).set_budget(provider.calls_per_second);
+            self.lanes.set_rate(id, provider.calls_per_second);
             self.controls.entry(id.clone()).or_insert_with(|| Control::new(provider, now)).retarget(provider.control_key.clone(), now);
         }
         self.outbox.set_receivers(config.receivers.keys().cloned());
@@ -61,9 +61,7 @@ impl Watch {
     fn remove_key(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
         self.orphan_orders(now, ix);
         let Some(cell) = self.cells.remove(&ix) else { return };
-        if let Some(lane) = self.lanes.get_mut(&cell.key.provider) {
-            lane.take(ix);
-        }
+        self.lanes.take(&cell.lane, ix);
         self.windows.remove(&(cell.window, ix));
         self.by_id.remove(&cell.key.id);
         self.by_name.remove(&cell.name);
@@ -96,6 +94,9 @@ impl Watch {
         }
         cell.policy = self.config.policies.get(&key.policy).cloned().unwrap_or_default();
         cell.account = key.account.as_str().into();
+        // A key whose account is named otherwise now changes lanes.
+        let lane = crate::watch::cell::lane_of(&key);
+        let cell_lane = Some(std::mem::replace(&mut cell.lane, lane));
         let lost: Vec<WorkspaceId> = cell.key.workspaces.iter().filter(|id| !key.workspaces.contains(id)).cloned().collect();
         cell.key = Arc::new(key);
         let name = cell.name.clone();
@@ -105,11 +106,15 @@ impl Watch {
             }
         }
         // A faster policy applies at once: the next look is no later than its interval says.
-        let due = self.lanes.get(&name.0).and_then(|lane| lane.due_at(ix));
+        let due = cell_lane.as_ref().and_then(|lane| self.lanes.due_at(lane, ix));
         if let Some(cell) = self.cells.remove(&ix) {
             self.bind(&cell, now);
             let grid = Self::grid(&cell, now);
             self.cells.insert(ix, cell);
+            if let (Some(old), Some(due)) = (&cell_lane, due) {
+                self.lanes.take(old, ix);
+                self.schedule(ix, due);
+            }
             if due.is_some_and(|due| due > grid) {
                 self.schedule(ix, grid);
             }

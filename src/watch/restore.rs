@@ -11,7 +11,8 @@ use crate::key::{KeyVersion, ProviderId, WorkspaceId};
 use crate::lifecycle::KeyState;
 use crate::lockout::Brake;
 use crate::notify::outbox::Outbox;
-use crate::schedule::{KeyIx, Lane};
+use crate::schedule::KeyIx;
+use crate::schedule::lanes::Lanes;
 use crate::snapshot::Change;
 use crate::time::{Now, Span, Wall};
 use crate::watch::cell::{Kept, KeyCell};
@@ -83,7 +84,8 @@ impl Watch {
     }
 
     fn empty(config: Arc<Config>, now: Now) -> Self {
-        let lanes = config.providers.iter().map(|(id, p)| (id.clone(), Lane::new(p.calls_per_second))).collect();
+        let mut lanes = Lanes::default();
+        config.providers.iter().for_each(|(id, provider)| lanes.set_rate(id, provider.calls_per_second));
         let controls = config.providers.iter().map(|(id, p)| (id.clone(), Control::new(p, now))).collect();
         let outbox = Outbox::new(config.receivers.keys().cloned());
         Self {

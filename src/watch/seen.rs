@@ -36,6 +36,7 @@ impl Watch {
         self.see_versions(now, ix, evidence, verdict);
         self.see_warning(now, ix, verdict);
         self.count_down(now, ix);
+        self.see_rotation_age(now, ix);
         self.see_staleness(now, ix, verdict, out);
     }
 
@@ -81,6 +82,23 @@ impl Watch {
             }
             cell.dirty = true;
             self.tell_date(now, ix, event, date);
+        }
+    }
+
+    /// A key that has not been rotated for longer than the policy wants is told once.
+    fn see_rotation_age(&mut self, now: Now, ix: KeyIx) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let facts = cell.kept.facts.as_ref();
+        let rotated = facts.and_then(|f| f.rotated_at).or(cell.kept.rotated_at.map(|at| at.wall)).or(facts.and_then(|f| f.created_at));
+        let (Some(rotated), Some(limit)) = (rotated, cell.policy.rotation_max_age) else { return };
+        if now.wall.since(rotated) < limit {
+            self.cured(ix, "rotation");
+        } else if !cell.kept.told.contains_key("rotation") {
+            if let Some(cell) = self.cells.get_mut(&ix) {
+                cell.kept.told.insert("rotation".to_owned(), now.wall);
+                cell.dirty = true;
+            }
+            self.tell_since(now, ix, EventType::KeyRotationOverdue, rotated);
         }
     }
 

@@ -356,6 +356,14 @@ impl Watch {
         self.simple(now, ix, event, Severity::Warning, None, &text);
     }
 
+    pub(super) fn tell_since(&mut self, now: Now, ix: KeyIx, event: EventType, date: Wall) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let when = format!("since {date}");
+        let facts = Facts { when: Some(&when), ..Facts::of(event, cell.key.id.as_str(), self.kind_of(&cell.key.provider)) };
+        let text = compose::sentence(&facts);
+        self.simple(now, ix, event, Severity::Warning, None, &text);
+    }
+
     pub(super) fn tell_stale(&mut self, now: Now, ix: KeyIx, stale: Span, kind: FailureKind) {
         let Some(cell) = self.cells.get(&ix) else { return };
         let when = format!("for {}", Span(stale.0.saturating_sub(stale.0.checked_rem(1000).unwrap_or(0))));

@@ -14,7 +14,7 @@ use crate::schedule::KeyIx;
 use crate::time::{Now, Span};
 use crate::verdict::{self, Verdict};
 use crate::watch::Watch;
-use crate::watch::cell::VersionCell;
+use crate::watch::cell::{KeyCell, VersionCell};
 use crate::words::{EventType, Leg, LegOutcome};
 
 /// A return to a version known before, so soon after a rotation, is propagation.
@@ -48,7 +48,50 @@ impl Watch {
         let complete = matches!(verdict, Verdict::Good { complete: true, .. });
         if settled && (cell.proven() || complete) {
             self.take_current(now, ix, &version, fresh, evidence);
+            self.take_made(now, ix, evidence);
         }
+    }
+
+    /// Canaries made for versions that this daemon has never seen wrapping: they may protect data
+    /// from before the registration, or from between two looks.
+    fn take_made(&mut self, now: Now, ix: KeyIx, evidence: &Evidence) {
+        for made in &evidence.made {
+            let Some(version) = made.version.clone() else { continue };
+            let between = self.came_between(ix, &version);
+            let Some(cell) = self.cells.get_mut(&ix) else { return };
+            let entry = cell.kept.versions.entry(version.clone()).or_insert_with(|| new_version(now));
+            set_usable(entry, true, None, evidence);
+            if entry.canary.is_none() {
+                entry.canary = Some(made.clone());
+                entry.canary_at = Some(now.wall);
+                let row = canary_row(cell, &version, made.clone(), evidence, now);
+                self.ledger.open.commit.canaries.push(row);
+            }
+            if let Some(before) = between
+                && let Some(cell) = self.cells.get_mut(&ix)
+            {
+                cell.kept.rotations = cell.kept.rotations.saturating_add(1);
+                cell.dirty = true;
+                self.tell_rotation(now, ix, &before, &version);
+            }
+        }
+    }
+
+    /// Of two rotations between two looks the first is seen by the version it left: younger than one
+    /// we knew, older than the current one, made after the registration. Gives the version before it.
+    fn came_between(&self, ix: KeyIx, version: &KeyVersion) -> Option<KeyVersion> {
+        let cell = self.cells.get(&ix)?;
+        if cell.kept.versions.contains_key(version) {
+            return None;
+        }
+        let facts = cell.kept.facts.as_ref()?;
+        let born = |v: &KeyVersion| facts.versions.iter().find(|fact| fact.version == *v).and_then(|fact| fact.created_at);
+        let (at, current) = (born(version)?, born(cell.kept.current.as_ref()?)?);
+        if at >= current || at < cell.kept.registered_at? {
+            return None;
+        }
+        let known = cell.kept.versions.keys().filter_map(|v| born(v).map(|born| (born, v.clone())));
+        known.filter(|(born, _)| *born < at).max().map(|(_, v)| v)
     }
 
     /// The version that wrapped in this round; a change of it is a rotation unless it is propagation.
@@ -56,33 +99,14 @@ impl Watch {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         let before = cell.kept.current.clone();
         let known = cell.kept.versions.contains_key(version);
-        let entry = cell.kept.versions.entry(version.clone()).or_insert_with(|| VersionCell {
-            usable: Some(true),
-            protects_data: true,
-            last_checked: None,
-            retired: false,
-            failure_kind: None,
-            seen_at: now.wall,
-            canary: None,
-            canary_at: None,
-        });
+        let entry = cell.kept.versions.entry(version.clone()).or_insert_with(|| new_version(now));
         entry.protects_data = true;
         set_usable(entry, true, None, evidence);
         if entry.canary.is_none() {
-            entry.canary = Some(Wrapped { version: Some(version.clone()), ..fresh });
+            let canary = Wrapped { version: Some(version.clone()), ..fresh };
+            entry.canary = Some(canary.clone());
             entry.canary_at = Some(now.wall);
-            let row = CanaryRow {
-                key: cell.key.id.clone(),
-                version: version.clone(),
-                wrapped: entry.canary.clone().unwrap_or(Wrapped {
-                    bytes: Arc::from([]),
-                    digest: [0; 32],
-                    version: None,
-                    sealed_with: "".into(),
-                }),
-                identity: evidence.identity.as_ref().map(|who| who.to_string()),
-                created_at: now.wall,
-            };
+            let row = canary_row(cell, version, canary, evidence, now);
             self.ledger.open.commit.canaries.push(row);
             cell.dirty = true;
         }
@@ -150,6 +174,24 @@ impl Watch {
         cell.kept.pinned = Some(resolved.to_string());
         cell.dirty = true;
     }
+}
+
+fn new_version(now: Now) -> VersionCell {
+    VersionCell {
+        usable: Some(true),
+        protects_data: true,
+        last_checked: None,
+        retired: false,
+        failure_kind: None,
+        seen_at: now.wall,
+        canary: None,
+        canary_at: None,
+    }
+}
+
+fn canary_row(cell: &KeyCell, version: &KeyVersion, wrapped: Wrapped, evidence: &Evidence, now: Now) -> CanaryRow {
+    let identity = evidence.identity.as_ref().map(|who| who.to_string());
+    CanaryRow { key: cell.key.id.clone(), version: version.clone(), wrapped, identity, created_at: now.wall }
 }
 
 fn set_usable(entry: &mut VersionCell, usable: bool, kind: Option<crate::words::FailureKind>, evidence: &Evidence) {

@@ -26,7 +26,7 @@ impl Watch {
     pub(super) fn key_view(&self, now: Now, ix: KeyIx) -> Option<KeyView> {
         let cell = self.cells.get(&ix)?;
         let finding = cell.kept.life.finding();
-        let lane_due = self.lanes.get(&cell.key.provider).and_then(|lane| lane.due_at(ix));
+        let lane_due = self.lanes.due_at(&cell.lane, ix);
         let next = lane_due.or(cell.in_flight.map(|f| f.started.mono)).map(|at| now.wall.plus(at.since(now.mono)));
         let refused = cell.key.refused.is_some();
         let stated = match (&cell.verdict, &cell.kept.life) {
