@@ -180,7 +180,9 @@ fn access(access: Option<Access>) -> &'static str {
 fn the_policy_table_is_the_one_that_acts() {
     let policy = Policy::default();
     let rows = default_confirmations();
-    let mut text = String::from("| kind | looks | of | over | access | promised time to lock | may be set |\n| --- | --- | --- | --- | --- | --- | --- |\n");
+    let mut text = String::from(
+        "| kind | looks | of | over | access | promised time to lock | may be set |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+    );
     for kind in FailureKind::ALL {
         let may = match settable(*kind) {
             Settable::Freely => "freely",

@@ -86,10 +86,9 @@ fn order() -> Vec<String> {
 }
 
 fn is_test(attrs: &[syn::Attribute]) -> bool {
-    attrs.iter().any(|a| {
-        a.path().is_ident("test")
-            || a.path().is_ident("cfg") && a.parse_args::<syn::Path>().is_ok_and(|p| p.is_ident("test"))
-    })
+    attrs
+        .iter()
+        .any(|a| a.path().is_ident("test") || a.path().is_ident("cfg") && a.parse_args::<syn::Path>().is_ok_and(|p| p.is_ident("test")))
 }
 
 fn attrs_of(item: &syn::Item) -> &[syn::Attribute] {
@@ -248,7 +247,9 @@ fn inside_files_see_no_world_and_no_crate_but_the_few() {
             let first = path[0].as_str();
             let place = format!("src/{}:{line}: {}", source.name, path.join("::"));
             if ["std", "core", "alloc"].contains(&first) {
-                if first == "std" && let Some(why) = of_the_world(&path) {
+                if first == "std"
+                    && let Some(why) = of_the_world(&path)
+                {
                     findings.push(format!("{place}: {why}"));
                 }
             } else if dependencies.contains(first)
@@ -503,13 +504,20 @@ fn documents_alerts_and_dashboard_name_only_metrics_that_exist_and_every_metric_
 
 /// The anchor that a heading gets.
 fn anchor(heading: &str) -> String {
-    heading.trim().to_lowercase().chars().filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-' || *c == '_').collect::<String>().replace(' ', "-")
+    heading
+        .trim()
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-' || *c == '_')
+        .collect::<String>()
+        .replace(' ', "-")
 }
 
 #[test]
 fn every_alert_has_a_runbook_heading_a_test_that_it_fires_and_one_that_it_does_not() {
     let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
-    let (rules, tests, runbook) = (read("alerts/cmek-watchdog.rules.yaml"), read("alerts/tests/cmek-watchdog.test.yaml"), read("docs/RUNBOOK.md"));
+    let (rules, tests, runbook) =
+        (read("alerts/cmek-watchdog.rules.yaml"), read("alerts/tests/cmek-watchdog.test.yaml"), read("docs/RUNBOOK.md"));
     let headings: BTreeSet<String> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).map(anchor).collect();
     let mut alerts = 0;
     let mut used = BTreeSet::new();
