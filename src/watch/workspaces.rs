@@ -287,8 +287,7 @@ impl Watch {
                 ws.since = now.wall;
             }
             let changed = Changed { workspace: id.clone(), from, to: ws.decided, sequence: ws.sequence };
-            self.ledger.open.lowered.insert(id.clone());
-            self.ledger.open.lowered_at.get_or_insert(now.mono);
+            self.lower_when_stored(now, &id);
             self.store_overrides(&id);
             self.store_workspace(&id);
             self.tell_override_end(now, &changed);
