@@ -87,6 +87,14 @@ impl Ledger {
         !self.holds().any(|held| held.lowered.contains(workspace))
     }
 
+    /// A refused look took an unlock back that is on its way.
+    pub fn forget_unlock(&mut self, key: KeyIx) {
+        self.open.unlocked.retain(|ix| *ix != key);
+        if let Some(flight) = &mut self.flight {
+            flight.held.unlocked.retain(|ix| *ix != key);
+        }
+    }
+
     pub fn withholds_key(&self, key: KeyIx) -> bool {
         self.holds().any(|held| held.keys.contains(&key))
     }

@@ -175,6 +175,13 @@ impl Watch {
         out: &mut Effects,
     ) {
         let until = now.wall.plus(span);
+        let raising = self.ledger.withholds_raise(id);
+        if let Some(ws) = self.workspaces.get_mut(id)
+            && !raising
+            && ws.lifting.is_empty()
+        {
+            ws.meanwhile = ws.sequence;
+        }
         for (key, kind) in keys {
             let row = OverrideRow {
                 workspace: id.clone(),

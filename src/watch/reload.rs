@@ -137,7 +137,13 @@ impl Watch {
         let mut changed: Vec<Order> = Vec::new();
         for ws in self.workspaces.values() {
             for (name, order) in &ws.orders.automatic {
-                let at_home = self.by_name.contains_key(name) && ws.bound.contains(name);
+                // A key that was registered anew does not know of the lock and cannot earn its end.
+                let answers = self.by_name.get(name).and_then(|ix| self.cells.get(ix)).is_some_and(|cell| match &cell.kept.life {
+                    KeyState::Revoked { .. } | KeyState::Recovering { .. } => true,
+                    KeyState::Unproven => order.cause == Cause::Stale,
+                    KeyState::Active | KeyState::Impaired { .. } | KeyState::Suspect { .. } | KeyState::Retired => false,
+                });
+                let at_home = answers && ws.bound.contains(name);
                 if order.orphaned == at_home {
                     changed.push(Order { orphaned: !at_home, ..order.clone() });
                 }
@@ -154,7 +160,7 @@ impl Watch {
         let mut wanted: Vec<(WorkspaceId, OrderKey, Finding, KeyIx)> = Vec::new();
         for (ix, cell) in &self.cells {
             let finding = match &cell.kept.life {
-                KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), .. } => *finding,
+                KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), held: None, .. } => *finding,
                 KeyState::Unproven => {
                     let access = if cell.kept.locked_until_proven { Access::Locked } else { cell.policy.unproven };
                     if access == Access::Open {
@@ -177,6 +183,9 @@ impl Watch {
             };
             let key = OrderKey { id: cell.key.id.clone(), provider: cell.key.provider.clone(), reference: Arc::clone(&cell.name.1) };
             for id in &cell.key.workspaces {
+                if cell.kept.released_to.contains(id) {
+                    continue;
+                }
                 let standing = self.workspaces.get(id).and_then(|ws| ws.orders.automatic.get(&cell.name));
                 if standing.is_none_or(|order| order.access < finding.access) {
                     wanted.push((id.clone(), key.clone(), finding, *ix));
