@@ -30,6 +30,8 @@ pub struct Workspace {
     /// The number to show while a lift or an override waits for the disk; `sequence` is that of what
     /// comes after it.
     pub meanwhile: Sequence,
+    /// The number that the store had at the start.
+    pub stored: Sequence,
 }
 
 /// What lowering one workspace came to.
@@ -53,6 +55,7 @@ impl Workspace {
             since: now.wall,
             decided: Access::Open,
             meanwhile: Sequence::default(),
+            stored: Sequence::default(),
         }
     }
 
