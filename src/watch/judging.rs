@@ -71,6 +71,7 @@ impl Watch {
         cell.kept.life = step.state;
         if matches!(verdict, Verdict::Good { .. }) {
             cell.kept.dropped = false;
+            self.drop_held(ix);
             self.note_good(now, ix, identity.as_deref());
         }
         self.mind_the_brake(now, ix, &verdict);
@@ -310,7 +311,13 @@ impl Watch {
     fn forget_held(&mut self, ix: KeyIx) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         cell.kept.told_held_at = None;
-        cell.kept.released = false;
+        self.drop_held(ix);
+    }
+
+    /// What the brake holds, or was released to lock, drops by itself after a good look (A9).
+    fn drop_held(&mut self, ix: KeyIx) {
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        cell.dirty |= std::mem::take(&mut cell.kept.released);
         let (id, provider) = (cell.key.id.clone(), cell.key.provider.clone());
         if self.brakes.get_mut(&provider).is_some_and(|brake| brake.held.remove(&id)) {
             self.store_brake(&provider);
@@ -335,9 +342,9 @@ impl Watch {
         self.schedule(ix, at);
     }
 
-    fn answer_callers(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
+    pub(super) fn answer_callers(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
-        if cell.callers.is_empty() || cell.full {
+        if cell.callers.is_empty() || (cell.full && cell.kept.life != KeyState::Retired) {
             return;
         }
         let callers = std::mem::take(&mut cell.callers);

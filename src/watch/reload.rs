@@ -25,6 +25,7 @@ impl Watch {
             self.lanes.entry(id.clone()).or_insert_with(|| Lane::new(provider.calls_per_second)).set_budget(provider.calls_per_second);
             self.controls.entry(id.clone()).or_insert_with(|| Control::new(provider, now)).retarget(provider.control_key.clone(), now);
         }
+        self.judge_unwitnessed(now, out);
         self.outbox.set_receivers(config.receivers.keys().cloned());
         let gone: Vec<KeyIx> = self.cells.iter().filter(|(_, cell)| !self.still_the_same(cell, &config)).map(|(ix, _)| *ix).collect();
         for ix in gone {
@@ -76,6 +77,7 @@ impl Watch {
         let commit = &mut self.ledger.open.commit;
         commit.keys.retain(|row| row.key != cell.key.id);
         commit.keys.push(KeyRow { key: cell.key.id.clone(), shard: Shard(0), state: None });
+        commit.canaries.retain(|row| row.key != cell.key.id);
         commit.canaries_dropped.extend(cell.kept.versions.keys().map(|version| (cell.key.id.clone(), version.clone())));
         self.record(now, EventType::KeyRetired, Some(cell.key.id.clone()), None, [("key", cell.name.1.to_string())]);
         out.publish.push(Change::KeyGone(cell.key.id.clone()));
@@ -113,8 +115,20 @@ impl Watch {
             if due.is_some_and(|due| due > grid) {
                 self.schedule(ix, grid);
             }
+            self.begin_watch(now, ix);
         }
         self.show_key_later(now, ix, out);
+    }
+
+    /// A row that was refused before and is good now is looked at from now on.
+    fn begin_watch(&mut self, now: Now, ix: KeyIx) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let idle = cell.in_flight.is_none() && cell.waiting.is_none();
+        let placed = self.lanes.get(&cell.key.provider).and_then(|lane| lane.due_at(ix)).is_some();
+        if idle && !placed && cell.key.refused.is_none() {
+            self.windows.remove(&(cell.window, ix));
+            self.place_at_start(now, ix);
+        }
     }
 
     /// The key's locks stay, without it, until an operator clears them.

@@ -83,7 +83,9 @@ impl Watch {
                 identity: evidence.identity.as_ref().map(|who| who.to_string()),
                 created_at: now.wall,
             };
-            self.ledger.open.commit.canaries.push(row);
+            let commit = &mut self.ledger.open.commit;
+            commit.canaries_dropped.retain(|(key, version)| !(*key == row.key && *version == row.version));
+            commit.canaries.push(row);
             cell.dirty = true;
         }
         if before.as_ref() == Some(version) {
