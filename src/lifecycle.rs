@@ -269,8 +269,9 @@ impl At<'_> {
             Counted::Good { warned: true, .. } => stay(self.soon()),
             Counted::Good { .. } | Counted::Nothing => stay(Again::Grid),
             Counted::Refused(refused) => match refused.direction {
-                Direction::Version => stay(Again::Grid),
-                Direction::Wrap | Direction::Bytes | Direction::Unwrap => self.begin(refused),
+                // The policy may have become one that locks for it (B4).
+                Direction::Version if self.policy.lost_version.is_none_or(|access| access == Access::Open) => stay(Again::Grid),
+                Direction::Version | Direction::Wrap | Direction::Bytes | Direction::Unwrap => self.begin(refused),
             },
         }
     }

@@ -12,10 +12,19 @@ use crate::journal::{Order, OverrideRow};
 use crate::key::{KeyId, ProviderId};
 use crate::schedule::KeyIx;
 use crate::time::{Mono, Span, Wall};
-use crate::words::{Access, Cause};
+use crate::words::{Access, Cause, FailureKind};
 
 /// Names the key of an automatic order: provider and key reference, so that ids may change.
 pub type KeyName = (ProviderId, Arc<str>);
+
+/// The failure kind that an override of an order with this cause names.
+#[must_use]
+pub const fn kind_of(cause: Cause) -> FailureKind {
+    match cause {
+        Cause::Kind(kind) => kind,
+        Cause::Stale | Cause::Manual | Cause::Drill | Cause::VersionLost | Cause::Orphaned => FailureKind::Unclassified,
+    }
+}
 
 /// All orders on one workspace.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,7 +44,7 @@ impl Orders {
     #[must_use]
     pub fn overridden(&self, order: &Order, now: Wall) -> bool {
         let Some(key) = &order.key else { return false };
-        self.overrides.iter().any(|o| o.key == key.id && o.until > now && Cause::Kind(o.kind) == order.cause)
+        self.overrides.iter().any(|o| o.key == key.id && o.until > now && o.kind == kind_of(order.cause))
     }
 
     /// The orders that act now, strictest first; ties go to the manual one, then to the older.

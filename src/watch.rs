@@ -265,4 +265,3 @@ impl Watch {
         cell.key.policy.to_string()
     }
 }
-

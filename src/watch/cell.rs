@@ -3,11 +3,11 @@
 //! stages beside it decide.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::Key;
-use crate::key::KeyVersion;
+use crate::key::{KeyVersion, WorkspaceId};
 use crate::kms::{KeyFacts, Wrapped};
 use crate::lifecycle::KeyState;
 use crate::lifecycle::looks::Stamp;
@@ -78,6 +78,10 @@ pub struct Kept {
     /// The store was lost: locked until proven, whatever the policy says.
     #[serde(default)]
     pub locked_until_proven: bool,
+    /// Workspaces that an operator released from the present lock while others still wait: only a new
+    /// confirmation lowers them again.
+    #[serde(default)]
+    pub released_to: BTreeSet<WorkspaceId>,
     /// When it was last said that a confirmed finding is held by policy.
     #[serde(default)]
     pub told_held_at: Option<Wall>,
@@ -190,6 +194,16 @@ impl KeyCell {
             | KeyState::Suspect { .. }
             | KeyState::Recovering { .. }
             | KeyState::Retired => self.policy.probe_interval,
+        }
+    }
+
+    /// Distance of looks that are to confirm something.
+    pub fn confirming(&self) -> Span {
+        match &self.kept.life {
+            KeyState::Suspect { looks, .. } | KeyState::Revoked { looks, .. } => looks.spacing(&self.policy),
+            KeyState::Unproven | KeyState::Active | KeyState::Impaired { .. } | KeyState::Recovering { .. } | KeyState::Retired => {
+                self.policy.suspect_interval
+            }
         }
     }
 

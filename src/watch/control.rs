@@ -164,6 +164,15 @@ impl Watch {
         }
     }
 
+    /// Rounds that wait for a control key that is registered no more are judged without it.
+    pub(super) fn judge_unwitnessed(&mut self, now: Now, out: &mut Effects) {
+        let gone = self.controls.values_mut().filter(|control| control.target.is_none());
+        let waiting: Vec<KeyIx> = gone.flat_map(|control| std::mem::take(&mut control.waiting)).collect();
+        for key in waiting {
+            self.judge_waiting(now, key, out);
+        }
+    }
+
     /// One notice when our own credentials begin to fail; quiet again after any good look.
     pub(super) fn mind_credentials(&mut self, now: Now, provider: &crate::key::ProviderId, verdict: &Verdict) {
         let Some(control) = self.controls.get_mut(provider) else { return };

@@ -2,7 +2,7 @@
 //! From evidence to what follows: verdict, one step of the lifecycle, and the proposals it makes put
 //! to brake, policy and operator. The only place that turns a proposal into a lock or an unlock.
 
-use crate::journal::OrderKey;
+use crate::journal::{Order, OrderKey};
 use crate::lifecycle::{self, Again, Did, Finding, KeyState};
 use crate::lockout::BrakeMove;
 use crate::probe::Evidence;
@@ -69,11 +69,13 @@ impl Watch {
         cell.kept.life = step.state;
         if matches!(verdict, Verdict::Good { .. }) {
             cell.kept.dropped = false;
+            self.drop_held(ix);
             self.note_good(now, ix, identity.as_deref());
         }
         self.mind_the_brake(now, ix, &verdict);
         self.follow(now, ix, step.did, &verdict, out);
         self.enforce_at_next_look(now, ix, &verdict, out);
+        self.lower_released(now, ix, &verdict);
         // Only now is the state known whose interval the next window has.
         self.move_window(now, ix);
         self.place_again(now, ix, evidence.started, step.again);
@@ -168,6 +170,7 @@ impl Watch {
             Did::Relapsed => {
                 let kind = verdict.kind();
                 self.transition(now, ix, EventType::KeyRevoked, kind);
+                self.take_back(now, ix);
             }
             Did::ProposeUnlock => self.unlock_key(now, ix, None),
             Did::AwaitsApproval => self.await_approval(now, ix),
@@ -209,6 +212,7 @@ impl Watch {
     pub(super) fn lock_key(&mut self, now: Now, ix: KeyIx, finding: Finding) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         cell.kept.released = false;
+        cell.kept.released_to.clear();
         let last_good = cell.kept.last_good.map(|stamp| stamp.mono);
         let order_key = OrderKey { id: cell.key.id.clone(), provider: cell.key.provider.clone(), reference: cell.name.1.clone() };
         let workspaces = cell.key.workspaces.clone();
@@ -246,6 +250,40 @@ impl Watch {
         self.transition(now, ix, EventType::WorkspaceWouldLock, Some(finding.kind));
     }
 
+    /// A refused look while recovering: an unlock under way is undone, and nothing waits for approval.
+    fn take_back(&mut self, now: Now, ix: KeyIx) {
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        let KeyState::Revoked { finding, lock: Some(_), .. } = cell.kept.life else { return };
+        let name = cell.name.clone();
+        if std::mem::take(&mut cell.unlocking) {
+            self.ledger.forget_unlock(ix);
+            self.lock_key(now, ix, finding);
+            return;
+        }
+        let pending: Vec<Order> = self
+            .workspaces
+            .values()
+            .filter_map(|ws| ws.orders.automatic.get(&name).filter(|order| order.release.is_some()))
+            .map(|order| Order { release: None, ..order.clone() })
+            .collect();
+        for order in pending {
+            self.place_order(now, order);
+        }
+    }
+
+    /// A workspace that was released from a lock by hand is lowered again when the looks confirm it
+    /// once more.
+    fn lower_released(&mut self, now: Now, ix: KeyIx, verdict: &Verdict) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let KeyState::Revoked { finding, lock: Some(_), looks } = &cell.kept.life else { return };
+        let confirmed = || looks.confirmed(&cell.policy, false).is_some_and(|c| c.access > Some(Access::Open));
+        if cell.kept.released_to.is_empty() || !matches!(verdict, Verdict::Refused(_)) || !confirmed() {
+            return;
+        }
+        let finding = *finding;
+        self.lock_key(now, ix, finding);
+    }
+
     /// A stricter policy, or the end of shadow mode, applies at the next refused look (B4).
     fn enforce_at_next_look(&mut self, now: Now, ix: KeyIx, verdict: &Verdict, out: &mut Effects) {
         let Some(cell) = self.cells.get(&ix) else { return };
@@ -271,7 +309,13 @@ impl Watch {
     fn forget_held(&mut self, ix: KeyIx) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         cell.kept.told_held_at = None;
-        cell.kept.released = false;
+        self.drop_held(ix);
+    }
+
+    /// What the brake holds, or was released to lock, drops by itself after a good look (A9).
+    fn drop_held(&mut self, ix: KeyIx) {
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        cell.dirty |= std::mem::take(&mut cell.kept.released);
         let (id, provider) = (cell.key.id.clone(), cell.key.provider.clone());
         if self.brakes.get_mut(&provider).is_some_and(|brake| brake.held.remove(&id)) {
             self.store_brake(&provider);
@@ -285,6 +329,10 @@ impl Watch {
             // A new key is asked a few times soon, so that onboarding does not wait for the grid.
             Again::Grid if unsettled => now.mono.plus(cell.policy.suspect_interval.min(cell.policy.probe_interval)),
             Again::Grid => Self::grid(cell, now),
+            // Released by hand and refused again: looked at closely until that is confirmed or over.
+            Again::In(span) if matches!(cell.kept.life, KeyState::Revoked { .. }) && !cell.kept.released_to.is_empty() => {
+                started.mono.plus(span.min(cell.confirming())).max(now.mono.plus(Span(1)))
+            }
             Again::In(span) => started.mono.plus(span).max(now.mono.plus(Span(1))),
         };
         let older_due = cell.needed_older().any(|(_, v)| v.last_checked.is_none() && v.canary.is_some());
@@ -292,9 +340,9 @@ impl Watch {
         self.schedule(ix, at);
     }
 
-    fn answer_callers(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
+    pub(super) fn answer_callers(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
-        if cell.callers.is_empty() || cell.full {
+        if cell.callers.is_empty() || (cell.full && cell.kept.life != KeyState::Retired) {
             return;
         }
         let callers = std::mem::take(&mut cell.callers);

@@ -25,11 +25,14 @@ const ANSWER_BY: Span = Span::from_secs(20);
 #[derive(Debug, Default)]
 pub struct Held {
     pub commit: Commit,
-    /// Lowered workspaces not shown yet, since when.
+    /// Lowered workspaces, not on disk.
     pub lowered: BTreeSet<WorkspaceId>,
+    /// Those of them that are not shown yet, and since when the first of them waits. The others are
+    /// shown as not durable, and their orders lie in the spool.
+    pub unshown: BTreeSet<WorkspaceId>,
     pub lowered_at: Option<Mono>,
-    /// The patience ran out: they are shown as not durable and lie in the spool.
-    pub impatient: bool,
+    /// How many writes of the commit were looked through for the spool.
+    pub spooled: usize,
     /// Workspaces that open when this commit is on disk (overrides).
     pub raised: BTreeSet<WorkspaceId>,
     /// Keys whose view waits for this commit.
@@ -72,7 +75,7 @@ impl Ledger {
 
     /// Whether this workspace's lowered view waits for the disk and patience has not run out.
     pub fn withholds(&self, workspace: &WorkspaceId) -> bool {
-        self.holds().any(|held| !held.impatient && held.lowered.contains(workspace))
+        self.holds().any(|held| held.unshown.contains(workspace))
     }
 
     /// Whether an override on its way to the disk may not act yet.
@@ -84,8 +87,16 @@ impl Ledger {
         !self.holds().any(|held| held.lowered.contains(workspace))
     }
 
+    /// A refused look took an unlock back that is on its way.
+    pub fn forget_unlock(&mut self, key: KeyIx) {
+        self.open.unlocked.retain(|ix| *ix != key);
+        if let Some(flight) = &mut self.flight {
+            flight.held.unlocked.retain(|ix| *ix != key);
+        }
+    }
+
     pub fn withholds_key(&self, key: KeyIx) -> bool {
-        self.holds().any(|held| !held.impatient && held.keys.contains(&key))
+        self.holds().any(|held| held.keys.contains(&key))
     }
 
     pub fn undurable(&self) -> usize {
@@ -93,7 +104,7 @@ impl Ledger {
     }
 
     pub fn next_deadline(&self) -> Option<Mono> {
-        let patience = self.holds().filter(|held| !held.impatient).filter_map(|held| held.lowered_at).map(|at| at.plus(PATIENCE)).min();
+        let patience = self.holds().filter_map(|held| held.lowered_at).map(|at| at.plus(PATIENCE)).min();
         let answers =
             self.holds().filter(|held| !held.replies.is_empty()).filter_map(|held| held.asked_at).map(|at| at.plus(ANSWER_BY)).min();
         let retry = self.flight.as_ref().and_then(|f| f.retry_at);
@@ -104,10 +115,23 @@ impl Ledger {
 impl Watch {
     /// Puts an order on its way to the disk; the workspace's view waits for it or for patience.
     pub(super) fn write_lower(&mut self, now: Now, order: Order) {
+        self.lower_when_stored(now, &order.workspace);
+        self.ledger.open.commit.orders.push(OrderWrite::Lower(order));
+    }
+
+    /// The workspace's lowered view waits for the disk or for patience.
+    pub(super) fn lower_when_stored(&mut self, now: Now, workspace: &WorkspaceId) {
         let open = &mut self.ledger.open;
-        open.lowered.insert(order.workspace.clone());
+        open.lowered.insert(workspace.clone());
+        open.unshown.insert(workspace.clone());
         open.lowered_at.get_or_insert(now.mono);
-        open.commit.orders.push(OrderWrite::Lower(order));
+    }
+
+    /// What is lowered in this turn may not wait at all: it goes to the spool and is shown.
+    pub(super) fn lower_at_once(&mut self, now: Now) {
+        if let Some(at) = &mut self.ledger.open.lowered_at {
+            *at = now.mono.minus(PATIENCE);
+        }
     }
 
     /// Puts a lift on its way; the order acts until the disk has it.
@@ -178,9 +202,8 @@ impl Watch {
 
     /// Everything of this commit is on disk: show it, open what was lifted, answer.
     fn settle(&mut self, now: Now, held: Held, committed: &Committed, out: &mut Effects) {
-        if !held.impatient {
-            self.count_applied(now, &held.applies);
-        }
+        self.count_applied(now, &held.applies);
+        let unlocked = held.unlocked.clone();
         for (slot, sequence) in held.lifts {
             let refused = committed.refused.contains(&slot);
             self.lifted(now, &slot, sequence, refused, out);
@@ -191,8 +214,8 @@ impl Watch {
         for workspace in held.lowered.iter().chain(&held.raised) {
             self.show_workspace(now, workspace, out);
         }
-        for key in held.keys {
-            self.show_key(now, key, out);
+        for key in held.keys.into_iter().chain(unlocked) {
+            self.show_key_later(now, key, out);
         }
         for (ticket, reply, _) in held.replies {
             let answer = self.answer(now, reply);
@@ -239,21 +262,26 @@ impl Watch {
             .map(|f| (&mut f.held, Some(&flight_orders)))
             .chain(std::iter::once((&mut self.ledger.open, None)));
         for (held, orders) in holds {
-            if held.impatient || held.lowered_at.is_none_or(|at| now.mono.since(at) < PATIENCE) {
+            if held.lowered_at.is_none_or(|at| now.mono.since(at) < PATIENCE) {
                 continue;
             }
-            held.impatient = true;
+            // Locks that come after these, while the disk is still silent, have their own patience.
+            held.lowered_at = None;
             let orders = orders.unwrap_or(&held.commit.orders);
-            out.spool.extend(orders.iter().filter_map(|write| match write {
+            out.spool.extend(orders.iter().skip(held.spooled).filter_map(|write| match write {
                 OrderWrite::Lower(order) => Some(order.clone()),
                 OrderWrite::Lift { .. } => None,
             }));
+            held.spooled = orders.len();
             applied.append(&mut held.applies);
-            shown.extend(held.lowered.iter().cloned());
-            keys.extend(held.keys.iter().copied());
+            shown.extend(std::mem::take(&mut held.unshown));
+            keys.extend(std::mem::take(&mut held.keys));
             let (hurried, waiting) = std::mem::take(&mut held.replies).into_iter().partition(|(_, _, may_hurry)| *may_hurry);
             held.replies = waiting;
             replies.extend::<Vec<_>>(hurried);
+        }
+        if !out.spool.is_empty() {
+            out.spool_clear = false;
         }
         self.count_applied(now, &applied);
         for workspace in shown {

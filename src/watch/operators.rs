@@ -175,6 +175,13 @@ impl Watch {
         out: &mut Effects,
     ) {
         let until = now.wall.plus(span);
+        let raising = self.ledger.withholds_raise(id);
+        if let Some(ws) = self.workspaces.get_mut(id)
+            && !raising
+            && ws.lifting.is_empty()
+        {
+            ws.meanwhile = ws.sequence;
+        }
         for (key, kind) in keys {
             let row = OverrideRow {
                 workspace: id.clone(),
@@ -308,6 +315,7 @@ impl Watch {
         entry.protects_data = false;
         entry.canary = None;
         cell.dirty = true;
+        self.ledger.open.commit.canaries.retain(|row| !(row.key == *key && row.version == *version));
         self.ledger.open.commit.canaries_dropped.push((key.clone(), version.clone()));
         let detail = [("action", "version retire".to_owned()), ("version", version.to_string()), ("reason", why)];
         self.record_by(now, EventType::OperatorAction, (Some(key.clone()), None), actor, detail);
@@ -336,6 +344,7 @@ impl Watch {
             let window = cell.window;
             self.windows.remove(&(window, ix));
         }
+        self.answer_callers(now, ix, out);
         self.transition(now, ix, EventType::KeyRetired, None);
         self.store_cell(now, ix);
         self.show_key_later(now, ix, out);
@@ -364,10 +373,7 @@ fn blocking(ws: &crate::watch::workspaces::Workspace, now: Now) -> Vec<(KeyId, F
         .values()
         .filter(|order| !ws.orders.overridden(order, now.wall) && !order.orphaned)
         .filter_map(|order| {
-            let kind = match order.cause {
-                Cause::Kind(kind) => kind,
-                Cause::Stale | Cause::Manual | Cause::Drill | Cause::VersionLost | Cause::Orphaned => FailureKind::Unclassified,
-            };
+            let kind = crate::lockout::kind_of(order.cause);
             order.key.as_ref().map(|key| (key.id.clone(), kind))
         })
         .collect()

@@ -25,6 +25,7 @@ impl Watch {
             self.lanes.set_rate(id, provider.calls_per_second);
             self.controls.entry(id.clone()).or_insert_with(|| Control::new(provider, now)).retarget(provider.control_key.clone(), now);
         }
+        self.judge_unwitnessed(now, out);
         self.outbox.set_receivers(config.receivers.keys().cloned());
         let gone: Vec<KeyIx> = self.cells.iter().filter(|(_, cell)| !self.still_the_same(cell, &config)).map(|(ix, _)| *ix).collect();
         for ix in gone {
@@ -74,6 +75,7 @@ impl Watch {
         let commit = &mut self.ledger.open.commit;
         commit.keys.retain(|row| row.key != cell.key.id);
         commit.keys.push(KeyRow { key: cell.key.id.clone(), shard: Shard(0), state: None });
+        commit.canaries.retain(|row| row.key != cell.key.id);
         commit.canaries_dropped.extend(cell.kept.versions.keys().map(|version| (cell.key.id.clone(), version.clone())));
         self.record(now, EventType::KeyRetired, Some(cell.key.id.clone()), None, [("key", cell.name.1.to_string())]);
         out.publish.push(Change::KeyGone(cell.key.id.clone()));
@@ -118,8 +120,20 @@ impl Watch {
             if due.is_some_and(|due| due > grid) {
                 self.schedule(ix, grid);
             }
+            self.begin_watch(now, ix);
         }
         self.show_key_later(now, ix, out);
+    }
+
+    /// A row that was refused before and is good now is looked at from now on.
+    fn begin_watch(&mut self, now: Now, ix: KeyIx) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let idle = cell.in_flight.is_none() && cell.waiting.is_none();
+        let placed = self.lanes.due_at(&cell.lane, ix).is_some();
+        if idle && !placed && cell.key.refused.is_none() {
+            self.windows.remove(&(cell.window, ix));
+            self.place_at_start(now, ix);
+        }
     }
 
     /// The key's locks stay, without it, until an operator clears them.
@@ -142,7 +156,13 @@ impl Watch {
         let mut changed: Vec<Order> = Vec::new();
         for ws in self.workspaces.values() {
             for (name, order) in &ws.orders.automatic {
-                let at_home = self.by_name.contains_key(name) && ws.bound.contains(name);
+                // A key that was registered anew does not know of the lock and cannot earn its end.
+                let answers = self.by_name.get(name).and_then(|ix| self.cells.get(ix)).is_some_and(|cell| match &cell.kept.life {
+                    KeyState::Revoked { .. } | KeyState::Recovering { .. } => true,
+                    KeyState::Unproven => order.cause == Cause::Stale,
+                    KeyState::Active | KeyState::Impaired { .. } | KeyState::Suspect { .. } | KeyState::Retired => false,
+                });
+                let at_home = answers && ws.bound.contains(name);
                 if order.orphaned == at_home {
                     changed.push(Order { orphaned: !at_home, ..order.clone() });
                 }
@@ -159,7 +179,9 @@ impl Watch {
         let mut wanted: Vec<(WorkspaceId, OrderKey, Finding, KeyIx)> = Vec::new();
         for (ix, cell) in &self.cells {
             let finding = match &cell.kept.life {
-                KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), .. } => *finding,
+                KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), held: None, .. } => {
+                    *finding
+                }
                 KeyState::Unproven => {
                     let access = if cell.kept.locked_until_proven { Access::Locked } else { cell.policy.unproven };
                     if access == Access::Open {
@@ -182,6 +204,9 @@ impl Watch {
             };
             let key = OrderKey { id: cell.key.id.clone(), provider: cell.key.provider.clone(), reference: Arc::clone(&cell.name.1) };
             for id in &cell.key.workspaces {
+                if cell.kept.released_to.contains(id) {
+                    continue;
+                }
                 let standing = self.workspaces.get(id).and_then(|ws| ws.orders.automatic.get(&cell.name));
                 if standing.is_none_or(|order| order.access < finding.access) {
                     wanted.push((id.clone(), key.clone(), finding, *ix));

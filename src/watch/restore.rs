@@ -18,9 +18,9 @@ use crate::time::{Now, Span, Wall};
 use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::control::Control;
 use crate::watch::ledger::Ledger;
-use crate::watch::workspaces::Workspace;
+use crate::watch::workspaces::{Changed, Workspace};
 use crate::watch::{Effects, Watch};
-use crate::words::{EventType, Sequence, Severity};
+use crate::words::{Access, EventType, Sequence, Severity};
 
 /// How the daemon came to start.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -53,7 +53,7 @@ impl Watch {
         watch.notice_count = restored.head;
         watch.outbox.restore(restored.outbox, now);
         watch.restore_meta(&restored.meta, now);
-        watch.restore_orders(restored.orders, now);
+        let unwritten = watch.restore_orders(restored.orders, now);
         let mut rows: BTreeMap<_, _> = restored.keys.into_iter().collect();
         let keys: Vec<Arc<Key>> = watch.config.keys.values().map(|key| Arc::new(key.clone())).collect();
         for key in keys {
@@ -77,6 +77,7 @@ impl Watch {
         watch.stand_by_orders(now);
         watch.mark_orphans(now);
         watch.recount(now);
+        watch.write_spooled(now, unwritten);
         watch.lock_new_bindings(now);
         watch.announce_start(now, start);
         watch.show_everything(now, out);
@@ -125,7 +126,7 @@ impl Watch {
             } else if let Some(id) = name.strip_prefix("workspace:").and_then(|id| WorkspaceId::new(id).ok()) {
                 let (sequence, since) = from_text::<(Sequence, Wall)>(text).unwrap_or((Sequence::default(), now.wall));
                 let ws = self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now));
-                (ws.sequence, ws.since) = (sequence, since);
+                (ws.sequence, ws.stored, ws.since) = (sequence, sequence, since);
             } else if let Some(id) = name.strip_prefix("override:").and_then(|id| WorkspaceId::new(id).ok()) {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
@@ -137,15 +138,47 @@ impl Watch {
         }
     }
 
-    fn restore_orders(&mut self, orders: Vec<crate::journal::Order>, now: Now) {
+    /// Gives the orders that only the spool had: the store writes the workspace's number with every
+    /// order, so that an order above it was never stored.
+    fn restore_orders(&mut self, orders: Vec<crate::journal::Order>, now: Now) -> Vec<crate::journal::Order> {
+        let mut unwritten = Vec::new();
         for order in orders {
             let ws = self.workspaces.entry(order.workspace.clone()).or_insert_with(|| Workspace::new(order.workspace.clone(), now));
+            if order.sequence > ws.stored {
+                unwritten.push(order.clone());
+            }
             ws.sequence = ws.sequence.max(order.sequence);
             match order.slot().key {
                 None => ws.orders.manual = Some(order),
                 Some(name) => {
                     ws.orders.automatic.insert(name, order);
                 }
+            }
+        }
+        unwritten
+    }
+
+    /// Orders of the spool are written like new ones, and told: the commit that had both was lost.
+    fn write_spooled(&mut self, now: Now, orders: Vec<crate::journal::Order>) {
+        for order in orders {
+            let Some(ws) = self.workspaces.get(&order.workspace) else { continue };
+            // Marking orphans may have written it anew already.
+            let slot = order.slot();
+            let standing = match &slot.key {
+                None => ws.orders.manual.clone(),
+                Some(name) => ws.orders.automatic.get(name).cloned(),
+            };
+            let Some(standing) = standing else { continue };
+            let to = ws.decided;
+            if standing.sequence == order.sequence {
+                self.store_workspace(&order.workspace);
+                self.write_lower(now, standing);
+            }
+            let ix = slot.key.as_ref().and_then(|name| self.by_name.get(name)).copied();
+            let finding = ix.and_then(|ix| self.cells.get(&ix)).and_then(|cell| cell.kept.life.finding());
+            let changed = Changed { workspace: order.workspace.clone(), from: Access::Open, to, sequence: order.sequence };
+            if to > Access::Open {
+                self.tell_group(now, ix, &[&changed], to, order.cause, finding, order.actor.as_deref());
             }
         }
     }

@@ -65,7 +65,7 @@ impl Watch {
                 entry.canary = Some(made.clone());
                 entry.canary_at = Some(now.wall);
                 let row = canary_row(cell, &version, made.clone(), evidence, now);
-                self.ledger.open.commit.canaries.push(row);
+                self.write_canary(row);
             }
             if let Some(before) = between
                 && let Some(cell) = self.cells.get_mut(&ix)
@@ -106,10 +106,11 @@ impl Watch {
             let canary = Wrapped { version: Some(version.clone()), ..fresh };
             entry.canary = Some(canary.clone());
             entry.canary_at = Some(now.wall);
-            let row = canary_row(cell, version, canary, evidence, now);
-            self.ledger.open.commit.canaries.push(row);
             cell.dirty = true;
+            let row = canary_row(cell, version, canary, evidence, now);
+            self.write_canary(row);
         }
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
         if before.as_ref() == Some(version) {
             return;
         }
@@ -127,6 +128,13 @@ impl Watch {
         cell.kept.rotations = cell.kept.rotations.saturating_add(1);
         cell.kept.rotated_at = Some(now.into());
         self.tell_rotation(now, ix, &before, version);
+    }
+
+    /// A canary made anew in the turn in which the damaged one was dropped must not be dropped with it.
+    fn write_canary(&mut self, row: CanaryRow) {
+        let commit = &mut self.ledger.open.commit;
+        commit.canaries_dropped.retain(|(key, version)| !(*key == row.key && *version == row.version));
+        commit.canaries.push(row);
     }
 
     fn see_older(&mut self, ix: KeyIx, evidence: &Evidence) {

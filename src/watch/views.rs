@@ -1,6 +1,7 @@
 //! inside
 //! What is shown, made from what is: one shape behind API, metrics, status page and command line.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::journal::{KeyRow, Order, Shard};
@@ -13,7 +14,7 @@ use crate::snapshot::{
 };
 use crate::time::{Now, Span};
 use crate::verdict::{Stated, Verdict};
-use crate::watch::cell::KeyCell;
+use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::tell::{code_of, deciding};
 use crate::watch::{Effects, Watch};
 use crate::words::{Access, By, Cause, FailureKind, VerdictWord};
@@ -76,6 +77,7 @@ impl Watch {
         if self.ledger.withholds_raise(id) {
             orders.overrides.clear();
         }
+        let waits = self.ledger.withholds_raise(id) || !ws.lifting.is_empty();
         let access = orders.access(&ws.bound, ws.needs, now.wall);
         let first = deciding(&orders, now.wall).filter(|_| access != Access::Open);
         let durable = self.ledger.is_durable(id);
@@ -102,7 +104,7 @@ impl Watch {
             message: first.and_then(|o| o.message.clone().or_else(|| o.reason.clone())),
             since: ws.since,
             by: first.map(|o| o.by),
-            sequence: ws.sequence,
+            sequence: if waits { ws.meanwhile } else { ws.sequence },
             keys: bound().map(|c| c.key.id.clone()).collect(),
             locks: orders.manual.iter().chain(orders.automatic.values()).map(|o| lock_view(o, durable)).collect(),
             terminal: kind == Some(FailureKind::Destroyed)
@@ -216,20 +218,15 @@ impl Watch {
         rows.retain(|other| other.key != row.key);
         rows.push(row);
     }
-
-    /// The row of an unlock that is on its way: on disk the key is active, in memory it still recovers.
-    pub(super) fn store_unlocked(&mut self, now: Now, ix: KeyIx) {
-        let Some(cell) = self.cells.get_mut(&ix) else { return };
-        let recovering = std::mem::replace(&mut cell.kept.life, KeyState::Active);
-        cell.dirty = true;
-        self.store_cell(now, ix);
-        if let Some(cell) = self.cells.get_mut(&ix) {
-            cell.kept.life = recovering;
-        }
-    }
 }
 
+/// The row of a key. While its unlock is on the way it is written as what the unlock makes of it, in
+/// the same commit and in every one after it; in memory it recovers until the disk has it.
 fn row_text(cell: &KeyCell) -> Arc<str> {
+    if cell.unlocking && matches!(cell.kept.life, KeyState::Recovering { .. }) {
+        let kept = Kept { life: KeyState::Active, released_to: BTreeSet::new(), ..cell.kept.clone() };
+        return crate::watch::restore::to_text(&kept).into();
+    }
     crate::watch::restore::to_text(&cell.kept).into()
 }
 
@@ -304,7 +301,7 @@ fn next_step(order: &Order, cell: Option<&KeyCell>, watch: &Watch) -> String {
     match (order.by, order.cause) {
         (By::Manual, _) => "An operator locked this. It opens when an operator unlocks it.".to_owned(),
         (By::Automatic, _) if order.orphaned => {
-            "The key that locked this is no longer registered. Register it again, or clear the lock with a reason.".to_owned()
+            "The key that locked this is no longer registered for it. Clear the lock with a reason.".to_owned()
         }
         (By::Automatic, Cause::Kind(kind)) => {
             let provider = cell

@@ -27,6 +27,11 @@ pub struct Workspace {
     pub since: Wall,
     /// Access as decided, every pending lift included.
     pub decided: Access,
+    /// The number to show while a lift or an override waits for the disk; `sequence` is that of what
+    /// comes after it.
+    pub meanwhile: Sequence,
+    /// The number that the store had at the start.
+    pub stored: Sequence,
 }
 
 /// What lowering one workspace came to.
@@ -49,6 +54,8 @@ impl Workspace {
             sequence: Sequence::default(),
             since: now.wall,
             decided: Access::Open,
+            meanwhile: Sequence::default(),
+            stored: Sequence::default(),
         }
     }
 
@@ -100,12 +107,19 @@ impl Watch {
 
     /// Puts an order in force. An order that stands keeps its beginning; none is ever softened here.
     pub(super) fn place_order(&mut self, now: Now, mut order: Order) -> Changed {
+        let raising = self.ledger.withholds_raise(&order.workspace);
         let ws = self.workspaces.entry(order.workspace.clone()).or_insert_with(|| Workspace::new(order.workspace.clone(), now));
         ws.sequence = ws.sequence.next(now.wall.0);
         order.sequence = ws.sequence;
         let slot = order.slot();
         // A lift of this very slot that is still under way is overtaken: the newer sequence wins.
+        let lifts = ws.lifting.len();
         ws.lifting.retain(|lifting| lifting.slot() != slot);
+        let overtakes = ws.lifting.len() < lifts;
+        if raising || !ws.lifting.is_empty() {
+            ws.meanwhile = ws.sequence;
+            ws.sequence = ws.sequence.next(now.wall.0);
+        }
         let standing = match &slot.key {
             None => ws.orders.manual.as_ref(),
             Some(name) => ws.orders.automatic.get(name),
@@ -125,14 +139,19 @@ impl Watch {
         if ws.decided != from {
             ws.since = now.wall;
         }
-        let changed = Changed { workspace: order.workspace.clone(), from, to: ws.decided, sequence: ws.sequence };
+        let changed = Changed { workspace: order.workspace.clone(), from, to: ws.decided, sequence: order.sequence };
         self.store_workspace(&changed.workspace);
         self.write_lower(now, order);
+        if overtakes {
+            // The disk may have the lift by now, and the gate still shows the lock.
+            self.lower_at_once(now);
+        }
         changed
     }
 
     /// Begins to lift orders of one workspace; they act until the disk has it.
     pub(super) fn lift(&mut self, now: Now, id: &WorkspaceId, which: impl Fn(&Order) -> bool) -> Option<Changed> {
+        let raising = self.ledger.withholds_raise(id);
         let ws = self.workspaces.get_mut(id)?;
         let mut lifted: Vec<Order> = Vec::new();
         if ws.orders.manual.as_ref().is_some_and(&which) {
@@ -144,6 +163,9 @@ impl Watch {
         }
         if lifted.is_empty() {
             return None;
+        }
+        if !raising && ws.lifting.is_empty() {
+            ws.meanwhile = ws.sequence;
         }
         ws.sequence = ws.sequence.next(now.wall.0);
         let from = ws.decided;
@@ -190,16 +212,17 @@ impl Watch {
             self.workspaces.iter().filter(|(_, ws)| ws.orders.automatic.contains_key(&name)).map(|(id, _)| id.clone()).collect();
         let mut changed = Vec::new();
         for id in ids {
-            changed.extend(self.lift(now, &id, |order| is_of(order, &name)));
+            // An orphan stays until an operator clears it.
+            changed.extend(self.lift(now, &id, |order| is_of(order, &name) && !order.orphaned));
         }
         self.ledger.open.unlocked.push(ix);
         self.ledger.open.keys.insert(ix);
         self.tell_unlock(now, ix, actor, &changed);
         // What is stored says that the key is active again: only then may the workspace open.
-        self.store_unlocked(now, ix);
+        self.store_cell(now, ix);
     }
 
-    /// The unlock is on disk. A refused look that came in between puts the lock back.
+    /// The unlock is on disk. A refused look that came in between has taken it back already.
     pub(super) fn unlocked(&mut self, now: Now, ix: KeyIx) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         cell.unlocking = false;
@@ -208,9 +231,15 @@ impl Watch {
                 cell.kept.life = KeyState::Active;
                 cell.kept.since = now.wall;
                 cell.kept.locked_until_proven = false;
+                cell.kept.released_to.clear();
+                cell.dirty = true;
             }
-            KeyState::Revoked { finding, .. } => self.lock_key(now, ix, finding),
-            KeyState::Unproven | KeyState::Active | KeyState::Impaired { .. } | KeyState::Suspect { .. } | KeyState::Retired => {}
+            KeyState::Unproven
+            | KeyState::Active
+            | KeyState::Impaired { .. }
+            | KeyState::Suspect { .. }
+            | KeyState::Revoked { .. }
+            | KeyState::Retired => {}
         }
         let at = self.cells.get(&ix).map(|cell| Self::grid(cell, now));
         if let Some(at) = at {
@@ -226,7 +255,7 @@ impl Watch {
         let pending: Vec<Order> = self
             .workspaces
             .values()
-            .filter_map(|ws| ws.orders.automatic.get(&name))
+            .filter_map(|ws| ws.orders.automatic.get(&name).filter(|order| !order.orphaned))
             .map(|order| Order { release: Some(Release::Pending), ..order.clone() })
             .collect();
         for order in pending {
@@ -243,14 +272,19 @@ impl Watch {
         let changed: Vec<Order> = self
             .workspaces
             .values()
-            .filter_map(|ws| ws.orders.automatic.get(&name))
+            .filter_map(|ws| ws.orders.automatic.get(&name).filter(|order| !order.orphaned))
             .map(|order| Order { cause: finding.cause, message: Some(message.clone()), ..order.clone() })
             .collect();
+        let mut lowered = Vec::new();
         for order in changed {
-            self.place_order(now, order);
+            lowered.push(self.place_order(now, order));
         }
         self.ledger.open.keys.insert(ix);
         self.transition(now, ix, EventType::KeyRevoked, Some(finding.kind));
+        // An override covers one kind only: under another the workspace is lowered after all.
+        for change in lowered.iter().filter(|c| c.to > c.from) {
+            self.tell_group(now, Some(ix), &[change], change.to, finding.cause, Some(finding), None);
+        }
     }
 
     /// First full good round: the key counts from now on.
@@ -287,8 +321,7 @@ impl Watch {
                 ws.since = now.wall;
             }
             let changed = Changed { workspace: id.clone(), from, to: ws.decided, sequence: ws.sequence };
-            self.ledger.open.lowered.insert(id.clone());
-            self.ledger.open.lowered_at.get_or_insert(now.mono);
+            self.lower_when_stored(now, &id);
             self.store_overrides(&id);
             self.store_workspace(&id);
             self.tell_override_end(now, &changed);
@@ -307,8 +340,14 @@ impl Watch {
                 continue;
             }
             released = true;
-            let others = self.workspaces.values().any(|ws| ws.id != *id && ws.orders.automatic.contains_key(&name));
+            let others =
+                self.workspaces.values().any(|ws| ws.id != *id && ws.orders.automatic.get(&name).is_some_and(|order| !order.orphaned));
             if others {
+                if let Some(cell) = self.cells.get_mut(&ix) {
+                    cell.kept.released_to.insert(id.clone());
+                    cell.dirty = true;
+                }
+                self.store_cell(now, ix);
                 if let Some(changed) = self.lift(now, id, |order| is_of(order, &name)) {
                     self.tell_unlock(now, ix, Some(actor), &[changed]);
                 }
