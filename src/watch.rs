@@ -28,9 +28,9 @@ use crate::notify::{Delivery, NoticeId};
 use crate::operate::{Answered, Operation};
 use crate::probe::{Evidence, Plan};
 use crate::schedule::{KeyIx, Lane};
-use crate::snapshot::Change;
+use crate::snapshot::{Change, ProviderView};
 use crate::time::{Mono, Now, Span, Wall};
-use crate::words::{Leg, LegOutcome};
+use crate::words::{FailureKind, Leg, LegOutcome};
 
 use cell::KeyCell;
 use control::Control;
@@ -100,6 +100,7 @@ pub enum Count {
         provider: ProviderId,
         leg: Leg,
         outcome: LegOutcome,
+        kind: Option<FailureKind>,
         took: Option<Span>,
     },
     Missed {
@@ -169,6 +170,8 @@ pub struct Watch {
     config_flagged: Option<String>,
     last_now: Option<Now>,
     daemon_dirty: bool,
+    /// Providers as last shown.
+    shown: BTreeMap<ProviderId, ProviderView>,
     /// Good looks of each identity on each account, newest.
     vouchers: BTreeMap<(ProviderId, Arc<str>, Arc<str>), Mono>,
     counts: VecDeque<Count>,
@@ -201,6 +204,7 @@ impl Watch {
         self.start_probes(now, out);
         self.start_sends(now, out);
         self.ledger_turn(now, out);
+        self.show_changed(now, out);
         out.counts.extend(self.counts.drain(..));
         self.bugs = self.bugs.saturating_add(u64::try_from(out.bugs.len()).unwrap_or(0));
         out.publish.push(Change::Fresh(now.mono));

@@ -23,7 +23,7 @@ use azure_cloud::{Action, AzureCloud, Dates, Fault, Kind, Network};
 use azure_wire::{OUR_APP, OUR_TENANT, Root, THEIR_TENANT, TestNames, azure, client_secret, key, provider};
 use cmek_watchdog::config::{Provider, ProviderDetail};
 use cmek_watchdog::key::{KeyRef, KeyTarget, KeyVersion};
-use cmek_watchdog::kms::azure::{AzureIdentity, AzureKms};
+use cmek_watchdog::kms::azure::{AzureIdentity, AzureKms, CALL_MARK, MARK};
 use cmek_watchdog::kms::{Answer, Kms, Wrapped};
 use cmek_watchdog::time::Span;
 use cmek_watchdog::words::{FailureKind, ProviderKind};
@@ -179,7 +179,7 @@ async fn every_call_is_marked_as_ours_and_asks_for_a_token_once() {
     s.kms.unwrap_key(&s.key, &canary).await.result.unwrap();
     let described = s.kms.describe_key(&s.key).await;
     let rows = s.cloud.audit();
-    assert!(rows.iter().all(|row| row.client_request_id.starts_with("cmek-watchdog-") && row.user_agent.starts_with("cmek-watchdog ")));
+    assert!(rows.iter().all(|row| row.client_request_id.starts_with(CALL_MARK) && row.user_agent.starts_with(&format!("{MARK} "))));
     let mut marks: Vec<_> = rows.iter().map(|row| row.client_request_id.clone()).collect();
     marks.dedup();
     assert_eq!(marks.len(), rows.len(), "each request has a mark of its own");

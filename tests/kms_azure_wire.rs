@@ -153,6 +153,14 @@ async fn a_refused_list_leaves_the_other_facts() {
 }
 
 #[tokio::test]
+async fn a_list_that_hangs_leaves_the_other_facts() {
+    let odd = odd(|asked| if asked.path.ends_with("/versions") { Reply::Hang } else { good_key() }).await;
+    let answer = odd.kms(client_secret(), Span(1600)).describe_key(&key(KEY)).await;
+    assert!(answer.meta.took < Span(1600), "{:?}", answer.meta.took);
+    assert_eq!(answer.result.unwrap().versions.len(), 0);
+}
+
+#[tokio::test]
 async fn a_challenge_for_another_resource_is_not_met() {
     let server = https::https(
         &NAMES,

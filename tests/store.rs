@@ -261,10 +261,11 @@ async fn sent_notices_older_than_a_week_go_in_passing_and_unsent_ones_stay() {
     let states = [OutboxState::Done, OutboxState::Folded, OutboxState::Pending, OutboxState::Dead];
     let outbox_rows = |from: u64| states.iter().zip(from..).map(|(state, n)| outbox(&format!("n{n}"), n, *state)).collect();
     store.commit(&Commit { batch: Batch(1), outbox: outbox_rows(0), ..Commit::default() }).await.unwrap();
-    tamper(&path, "UPDATE outbox SET written_at = '2020-01-01T00:00:00.000Z'").await;
-    store.commit(&Commit { batch: Batch(2), outbox: outbox_rows(10), ..Commit::default() }).await.unwrap();
+    store.commit(&Commit { batch: Batch(2), outbox: vec![outbox("n5", 5, OutboxState::Done)], ..Commit::default() }).await.unwrap();
+    tamper(&path, "UPDATE outbox SET written_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', iif(id = 'n5', '-6 days', '-8 days'))").await;
+    store.commit(&Commit { batch: Batch(3), outbox: outbox_rows(10), ..Commit::default() }).await.unwrap();
     let left = ask(&path, "SELECT group_concat(id, ' ') FROM (SELECT id FROM outbox ORDER BY id)").await;
-    assert_eq!(left, "n10 n11 n12 n13 n2 n3");
+    assert_eq!(left, "n10 n11 n12 n13 n2 n3 n5");
 }
 
 #[tokio::test]

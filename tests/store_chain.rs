@@ -184,6 +184,34 @@ async fn a_torn_tail_is_closed_at_the_next_start_and_stays_visible() {
 }
 
 #[tokio::test]
+async fn a_closed_tail_does_not_excuse_a_row_from_a_fork_before_it() {
+    let (dir, path) = written(2).await;
+    let two_rows = std::fs::read(&path).unwrap();
+    let store = open(&path).await;
+    store.commit(&records(1, &["fork"])).await.unwrap();
+    store.close().await;
+    drop(store);
+    let fork = dir.path().join("fork");
+    std::fs::rename(&path, &fork).unwrap();
+    std::fs::write(&path, two_rows).unwrap();
+    let store = open(&path).await;
+    store.commit(&records(1, &["e3", "e4", "e5"])).await.unwrap();
+    store.close().await;
+    drop(store);
+    tamper(&path, "DELETE FROM journal WHERE sequence > 3").await;
+    open(&path).await.close().await;
+    assert_eq!(verify(&path, &[]).await.unwrap().exit_code(), 3);
+    // Row 3 of the fork follows row 2 just as well, under the same key.
+    let swap = format!(
+        "ATTACH '{}' AS fork; DELETE FROM main.journal WHERE sequence = 3;
+         INSERT INTO main.journal SELECT * FROM fork.journal WHERE sequence = 3",
+        fork.display()
+    );
+    tamper(&path, &swap).await;
+    assert_eq!(altered(&path).await, (4, "rows 4 to 5 are missing".to_owned()));
+}
+
+#[tokio::test]
 async fn a_journal_lost_to_the_last_row_after_pruning_is_closed_too() {
     let (_dir, path) = written(4).await;
     let store = open(&path).await;

@@ -76,7 +76,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_goes_on_is_served_and_one_that_stops_is_given_up() {
         let (near, mut far) = tokio::io::duplex(8);
-        let mut near = Stalling::new(near, Duration::from_millis(200));
+        let mut near = Stalling::new(near, Duration::from_millis(700));
         let reading = tokio::spawn(async move {
             let mut all = vec![0u8; 64];
             far.read_exact(&mut all).await.unwrap();

@@ -230,7 +230,7 @@ pub struct UnlockBody {
     reason: String,
     #[serde(default, rename = "override")]
     overriding: bool,
-    until: Option<Span>,
+    until: Option<String>,
 }
 
 /// `POST /v1/workspaces/{ws}/unlock`
@@ -242,7 +242,7 @@ pub async fn unlock(
 ) -> Result<Response, Problem> {
     let override_for = match (body.overriding, body.until) {
         (false, None) => None,
-        (true, Some(until)) => Some(until),
+        (true, Some(until)) => Some(until.parse::<Span>().map_err(|error| Problem::invalid(format!("until: {error}")))?),
         (true, None) => return Err(Problem::invalid("override needs until, a duration of at most 24h")),
         (false, Some(_)) => return Err(Problem::invalid("until goes with override only")),
     };

@@ -5,23 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use azure_core::credentials::TokenCredential;
 use azure_core::http::headers::{HeaderName, Headers};
-use azure_core::http::policies::{Policy, PolicyResult};
-use azure_core::http::{ClientMethodOptions, ClientOptions, Context, Request, RetryOptions, Transport, UserAgentOptions};
+use azure_core::http::{ClientMethodOptions, Context};
+use azure_security_keyvault_keys::KeyClient;
 use azure_security_keyvault_keys::models::{
     EncryptionAlgorithm, KeyClientGetDeletedKeyOptions, KeyClientGetKeyOptions, KeyClientListKeyPropertiesVersionsOptions,
     KeyClientUnwrapKeyOptions, KeyClientWrapKeyOptions, KeyOperationParameters, KeyProperties,
 };
-use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
 use futures_util::StreamExt;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::config::{Provider, ProviderDetail};
-use crate::key::{KeyTarget, KeyVersion, Resource};
+use crate::key::{KeyTarget, KeyVersion};
 use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Unwrapped, Wrapped};
 use crate::time::{Span, Wall};
 use crate::words::{FailureKind, ProviderKind};
@@ -29,36 +28,24 @@ use crate::words::{FailureKind, ProviderKind};
 mod errors;
 mod facts;
 mod identity;
+mod vaults;
 mod wire;
 
 pub use identity::AzureIdentity;
+pub use vaults::{CALL_MARK, MARK};
 pub use wire::{NameFault, Names, SystemNames};
 
 use errors::{Asked, Circumstances, classify};
+use vaults::{AtVault, Place};
 use wire::Wire;
 
-/// Marks every call as ours: prefix of `x-ms-client-request-id`, application id in the user agent.
-pub const MARK: &str = "cmek-watchdog";
 /// What a canary is wrapped with unless the key names another algorithm.
 const ALGORITHM: &str = "RSA-OAEP-256";
 /// Prefix of `Wrapped::sealed_with`.
 const SEALED_WITH: &str = "alg=";
 /// Pages of versions that describing reads, 25 versions each.
 const MOST_PAGES: usize = 4;
-/// Vaults and tenants whose clients are kept; beyond it all are made afresh.
-const MOST_CLIENTS: usize = 4096;
-/// Hosts that get a token of ours when the configuration lists none.
-const SUFFIXES: [&str; 6] = [
-    "vault.azure.net",
-    "managedhsm.azure.net",
-    "vault.azure.cn",
-    "managedhsm.azure.cn",
-    "vault.usgovcloudapi.net",
-    "managedhsm.usgovcloudapi.net",
-];
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
-const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 const DATE: HeaderName = HeaderName::from_static("date");
 
 /// Why an Azure provider cannot be set up.
@@ -96,41 +83,6 @@ impl std::fmt::Debug for AzureKms {
     }
 }
 
-/// Whether a request of this call is at the vault now; if not, the call waits for a token.
-#[derive(Clone, Default, Debug)]
-struct AtVault(Arc<AtomicBool>);
-
-/// Runs right before the transport: marks the request as ours, notes when the vault has it, and keeps
-/// it at its vault (a list's next page is an address that the vault chose).
-#[derive(Debug)]
-struct Mark {
-    run: u64,
-    count: Arc<AtomicU64>,
-    /// Host and port of the vault.
-    authority: String,
-}
-
-#[async_trait::async_trait]
-impl Policy for Mark {
-    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        let (host, port) = (request.url().host_str().unwrap_or_default(), request.url().port());
-        if authority(host, port) != self.authority {
-            let text = format!("the vault `{}` sends us on to `{host}`", self.authority);
-            return Err(azure_core::Error::with_message(azure_core::error::ErrorKind::Other, text));
-        }
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        request.insert_header(CLIENT_REQUEST_ID, format!("{MARK}-{:016x}{count:08x}", self.run));
-        let at_vault = ctx.value::<AtVault>().cloned().unwrap_or_default();
-        let (transport, rest) = next.split_first().ok_or_else(|| {
-            azure_core::Error::with_message(azure_core::error::ErrorKind::Other, "the pipeline ends before its transport")
-        })?;
-        at_vault.0.store(true, Ordering::Relaxed);
-        let answer = transport.send(ctx, request, rest).await;
-        at_vault.0.store(false, Ordering::Relaxed);
-        answer
-    }
-}
-
 /// Why a leg failed, before it is classified.
 enum Fault {
     Sdk(azure_core::Error),
@@ -165,47 +117,6 @@ impl Seen {
             .and_then(|text| azure_core::time::parse_rfc7231(text).ok())
             .map(|time| Wall(time.unix_timestamp().saturating_mul(1000)));
         Self { request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into), provider_time }
-    }
-}
-
-/// Where a key lives.
-struct Place<'a> {
-    host: &'a str,
-    port: Option<u16>,
-    name: &'a str,
-    tenant: Option<&'a str>,
-}
-
-impl<'a> Place<'a> {
-    fn of(key: &'a KeyTarget) -> Result<Self, Fault> {
-        match &key.reference.resource {
-            Resource::Azure { host, port, name } => Ok(Self { host, port: *port, name, tenant: key.tenant.as_deref() }),
-            Resource::Aws { .. } | Resource::Gcp { .. } | Resource::Local { .. } => {
-                Err(ours("not_azure", &format!("`{}` is no Azure key", key.reference.text)))
-            }
-        }
-    }
-
-    fn authority(&self) -> String {
-        authority(self.host, self.port)
-    }
-
-    fn full_name(&self) -> Arc<str> {
-        format!("https://{}/keys/{}", self.authority(), self.name).into()
-    }
-
-    fn is_loopback(&self) -> bool {
-        let literal = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-        self.host == "localhost" || literal.is_ok_and(|ip| ip.is_loopback())
-    }
-}
-
-/// Host and port as a URL has them; the port of https is left out.
-fn authority(host: &str, port: Option<u16>) -> String {
-    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
-    match port {
-        None | Some(443) => host,
-        Some(port) => format!("{host}:{port}"),
     }
 }
 
@@ -263,82 +174,15 @@ impl AzureKms {
         Ok(made)
     }
 
-    /// The setting, if any, that must never meet a vault elsewhere.
-    fn for_emulators_only(&self) -> Option<&'static str> {
-        match &self.identity {
-            _ if !self.verify_challenge_resource => Some("verify_challenge_resource = false"),
-            AzureIdentity::StaticToken(_) => Some("static_token"),
-            AzureIdentity::ClientSecret { .. } | AzureIdentity::WorkloadIdentity { .. } | AzureIdentity::ManagedIdentity { .. } => None,
-        }
-    }
-
-    /// Refuses to show our token to a host that is no vault.
-    fn admit(&self, place: &Place<'_>) -> Result<(), Fault> {
-        if place.is_loopback() {
-            return Ok(());
-        }
-        if let Some(field) = self.for_emulators_only() {
-            return Err(ours("not_loopback", &format!("{field} is only for a vault on this machine, not `{}`", place.host)));
-        }
-        let built_in: Vec<&str> = SUFFIXES.to_vec();
-        let listed: Vec<&str> = self.host_suffixes.iter().map(String::as_str).collect();
-        let suffixes = if listed.is_empty() { built_in } else { listed };
-        let fits = |suffix: &&str| place.host.strip_suffix(*suffix).is_some_and(|vault| vault.ends_with('.') && vault.len() > 1);
-        if suffixes.iter().any(fits) {
-            Ok(())
-        } else {
-            Err(ours("foreign_host", &format!("`{}` ends with none of {}", place.host, suffixes.join(", "))))
-        }
-    }
-
-    fn credential(&self, place: &Place<'_>) -> azure_core::Result<Arc<dyn TokenCredential>> {
-        let cloud = identity::cloud_of(place.host);
-        let slot = format!("{cloud:?} {}", place.tenant.unwrap_or_default());
-        let mut known = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(credential) = known.get(&slot) {
-            return Ok(credential.clone());
-        }
-        let made = self.identity.credential(place.tenant, cloud, &self.wire)?;
-        if known.len() >= MOST_CLIENTS {
-            known.clear();
-        }
-        known.insert(slot, made.clone());
-        Ok(made)
-    }
-
-    fn client(&self, place: &Place<'_>) -> Result<Arc<KeyClient>, Fault> {
-        self.admit(place)?;
-        let slot = format!("{} {}", place.authority(), place.tenant.unwrap_or_default());
-        let known = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned();
-        if let Some(client) = known {
-            return Ok(client);
-        }
-        let mark = Mark { run: self.run, count: self.count.clone(), authority: place.authority() };
-        let options = KeyClientOptions {
-            client_options: ClientOptions {
-                retry: RetryOptions::none(),
-                transport: Some(Transport::new(self.wire.clone())),
-                user_agent: UserAgentOptions { application_id: Some(MARK.to_owned()) },
-                per_try_policies: vec![Arc::new(mark)],
-                ..ClientOptions::default()
-            },
-            verify_challenge_resource: Some(self.verify_challenge_resource),
-            ..KeyClientOptions::default()
-        };
-        let client = Arc::new(KeyClient::new(&format!("https://{}/", place.authority()), self.credential(place)?, Some(options))?);
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= MOST_CLIENTS {
-            clients.clear();
-        }
-        clients.insert(slot, client.clone());
-        Ok(client)
-    }
-
     /// Whether signing in for this key happens in a tenant that is not ours.
     fn is_their_tenant(&self, key: &KeyTarget) -> bool {
         let home = self.identity.home();
         let tenant = key.tenant.as_deref().or(home);
-        if self.our_accounts.is_empty() { tenant != home } else { tenant.is_some_and(|t| !self.our_accounts.iter().any(|ours| ours == t)) }
+        if self.our_accounts.is_empty() {
+            tenant != home
+        } else {
+            tenant.is_some_and(|t| !self.our_accounts.iter().any(|ours| ours.eq_ignore_ascii_case(t)))
+        }
     }
 
     /// Runs one call under its deadline and classifies how it ended.
@@ -467,11 +311,15 @@ impl AzureKms {
         let mut options = KeyClientListKeyPropertiesVersionsOptions { maxresults: Some(25), ..Default::default() };
         options.method_options.context.insert(at_vault.clone());
         let mut pages = client.list_key_properties_versions(place.name, Some(options)).ok()?.into_pages().take(MOST_PAGES);
-        let mut all = Vec::new();
-        while let Some(page) = pages.next().await {
-            all.extend(page.ok()?.into_model().ok()?.value);
-        }
-        Some(all)
+        let read = async {
+            let mut all = Vec::new();
+            while let Some(page) = pages.next().await {
+                all.extend(page.ok()?.into_model().ok()?.value);
+            }
+            Some(all)
+        };
+        // A slow list must not cost the facts that are known already.
+        tokio::time::timeout(self.call_timeout.over(2).to_std(), read).await.ok().flatten()
     }
 
     async fn identify(&self, key: &KeyTarget) -> Answer<Box<str>> {

@@ -84,7 +84,7 @@ pub fn sentence(facts: &Facts<'_>) -> String {
     let service = service(provider);
     let state = facts.kind.map_or("does not work", condition);
     let when = facts.when.map(|when| format!(" ({when})")).unwrap_or_default();
-    let source = if facts.stated { format!(" {service} itself says so.") } else { String::new() };
+    let source = if facts.stated { format!(" This is stated by {service} itself.") } else { String::new() };
     match facts.event {
         EventType::KeySuspect => {
             format!("Key {name} {state}.{source}{} We look again every few seconds before anything is locked.", reach(facts))

@@ -53,6 +53,9 @@ pub struct Kept {
     pub rotations: u64,
     pub rotated_at: Option<Stamp>,
     pub last_conclusive: Option<Stamp>,
+    /// Last look at which the key worked: where latencies are counted from.
+    #[serde(default)]
+    pub last_good: Option<Stamp>,
     /// Observed time without a conclusive look.
     pub stale: Span,
     /// How many staleness marks were told, and when the last one was.

@@ -76,6 +76,8 @@ impl Watch {
         self.mind_the_brake(now, ix, &verdict);
         self.follow(now, ix, step.did, &verdict, out);
         self.enforce_at_next_look(now, ix, &verdict, out);
+        // Only now is the state known whose interval the next window has.
+        self.move_window(now, ix);
         self.place_again(now, ix, evidence.started, step.again);
         self.answer_callers(now, ix, out);
         self.store_cell(now, ix);
@@ -149,7 +151,12 @@ impl Watch {
         match did {
             Did::Nothing => self.tell_held_again(now, ix, verdict.kind()),
             Did::Proven => self.proven_now(now, ix),
-            Did::Suspected(refused) => self.transition(now, ix, EventType::KeySuspect, Some(refused.kind)),
+            Did::Suspected(refused) => {
+                if let Some(good) = self.cells.get(&ix).and_then(|cell| cell.kept.last_good) {
+                    self.counts.push_back(Count::Latency { stage: "detect", start: "last_good", span: now.mono.since(good.mono) });
+                }
+                self.transition(now, ix, EventType::KeySuspect, Some(refused.kind));
+            }
             Did::Cleared | Did::Healed => {
                 self.forget_held(ix);
                 self.transition(now, ix, EventType::KeyActive, None);
@@ -204,7 +211,7 @@ impl Watch {
     pub(super) fn lock_key(&mut self, now: Now, ix: KeyIx, finding: Finding) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         cell.kept.released = false;
-        let since_good = cell.kept.last_conclusive.map(|stamp| now.mono.since(stamp.mono));
+        let last_good = cell.kept.last_good.map(|stamp| stamp.mono);
         let order_key = OrderKey { id: cell.key.id.clone(), provider: cell.key.provider.clone(), reference: cell.name.1.clone() };
         let workspaces = cell.key.workspaces.clone();
         self.forget_held(ix);
@@ -224,8 +231,9 @@ impl Watch {
         self.ledger.open.keys.insert(ix);
         let event = if finding.direction == verdict::Direction::Unwrap { EventType::KeyRevoked } else { EventType::KeyImpaired };
         self.tell_lock(now, ix, event, finding, &changed);
-        if let Some(span) = since_good {
-            self.counts.push_back(Count::Latency { stage: "confirm", start: "last_good", span });
+        if let Some(good) = last_good {
+            self.counts.push_back(Count::Latency { stage: "confirm", start: "last_good", span: now.mono.since(good) });
+            self.ledger.open.applies.push(good);
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Held {
     /// Answers, and whether they may go out with an impatient lock.
     pub replies: Vec<(Ticket, Reply, bool)>,
     pub asked_at: Option<Mono>,
+    /// Locks in it, by when their key last worked: for the latency until they are shown.
+    pub applies: Vec<Mono>,
 }
 
 /// An answer that is made when it goes out, so that it shows the state of that moment.
@@ -176,6 +178,9 @@ impl Watch {
 
     /// Everything of this commit is on disk: show it, open what was lifted, answer.
     fn settle(&mut self, now: Now, held: Held, committed: &Committed, out: &mut Effects) {
+        if !held.impatient {
+            self.count_applied(now, &held.applies);
+        }
         for (slot, sequence) in held.lifts {
             let refused = committed.refused.contains(&slot);
             self.lifted(now, &slot, sequence, refused, out);
@@ -193,6 +198,11 @@ impl Watch {
             let answer = self.answer(now, reply);
             out.replies.push((ticket, answer));
         }
+    }
+
+    fn count_applied(&mut self, now: Now, goods: &[Mono]) {
+        let spans = goods.iter().map(|good| Count::Latency { stage: "apply", start: "last_good", span: now.mono.since(*good) });
+        self.counts.extend(spans);
     }
 
     pub(super) fn answer(&self, now: Now, reply: Reply) -> Answered {
@@ -219,6 +229,7 @@ impl Watch {
     fn lose_patience(&mut self, now: Now, out: &mut Effects) {
         let mut shown: Vec<WorkspaceId> = Vec::new();
         let mut keys: Vec<KeyIx> = Vec::new();
+        let mut applied: Vec<Mono> = Vec::new();
         let mut replies = Vec::new();
         let flight_orders = self.ledger.flight.as_ref().map(|f| f.commit.orders.clone()).unwrap_or_default();
         let holds = self
@@ -237,12 +248,14 @@ impl Watch {
                 OrderWrite::Lower(order) => Some(order.clone()),
                 OrderWrite::Lift { .. } => None,
             }));
+            applied.append(&mut held.applies);
             shown.extend(held.lowered.iter().cloned());
             keys.extend(held.keys.iter().copied());
             let (hurried, waiting) = std::mem::take(&mut held.replies).into_iter().partition(|(_, _, may_hurry)| *may_hurry);
             held.replies = waiting;
             replies.extend::<Vec<_>>(hurried);
         }
+        self.count_applied(now, &applied);
         for workspace in shown {
             self.show_workspace(now, &workspace, out);
         }

@@ -87,7 +87,8 @@ impl Watch {
         };
         self.in_flight.retain(|(_, s, a)| !(*a == attempt && *s == subject));
         for leg in evidence.legs.iter().filter(|leg| leg.outcome != LegOutcome::NotRun) {
-            self.counts.push_back(Count::Leg { provider: provider.clone(), leg: leg.leg, outcome: leg.outcome, took: leg.duration_ms });
+            let (provider, kind, took) = (provider.clone(), leg.failure_kind, leg.duration_ms);
+            self.counts.push_back(Count::Leg { provider, leg: leg.leg, outcome: leg.outcome, kind, took });
         }
         match subject {
             Subject::Control(provider) => self.control_probed(now, &provider, attempt, &evidence, out),
@@ -105,7 +106,7 @@ impl Watch {
     }
 
     /// Evidence came in, or a miss was recorded: the next window begins.
-    fn move_window(&mut self, now: Now, ix: KeyIx) {
+    pub(super) fn move_window(&mut self, now: Now, ix: KeyIx) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         self.windows.remove(&(cell.window, ix));
         cell.window = now.mono.plus(cell.interval().times(2));

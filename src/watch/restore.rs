@@ -32,6 +32,9 @@ pub struct Start {
     pub config_text: Option<String>,
 }
 
+/// Where the store says that it was lost; see `Start::store_lost`.
+const STORE_LOST: &str = "store_lost_at";
+
 /// Text of a row. serde_json is pure; a value of ours always has a text.
 pub fn to_text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
@@ -70,6 +73,7 @@ impl Watch {
         for (key, _) in rows {
             watch.ledger.open.commit.keys.push(crate::journal::KeyRow { key, shard: Shard(0), state: None });
         }
+        watch.stand_by_orders(now);
         watch.mark_orphans(now);
         watch.recount(now);
         watch.lock_new_bindings(now);
@@ -106,6 +110,7 @@ impl Watch {
             config_flagged: None,
             last_now: None,
             daemon_dirty: true,
+            shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
         }
@@ -123,8 +128,9 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
-            } else if name == "would_lock" {
-                self.would_lock = text.parse().unwrap_or(0);
+            } else if name == STORE_LOST {
+                // Every key has it in its own row from the first commit on.
+                self.ledger.open.commit.meta.insert(name.clone(), None);
             }
         }
     }
@@ -155,6 +161,7 @@ impl Watch {
                     version.last_checked.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
                 }
                 kept.last_conclusive.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
+                kept.last_good.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
                 kept.rotated_at.iter_mut().for_each(|at| at.mono = now.mono_of(at.wall, month));
                 cell.kept = kept;
                 cell.dirty = false;
@@ -216,6 +223,44 @@ impl Watch {
             target.pinned = Some(pinned.as_str().into());
             key.target = Arc::new(target);
             cell.key = Arc::new(key);
+        }
+    }
+
+    /// An order whose key's own row does not know of it (the row was lost, the order was spooled):
+    /// the key is revoked under it, and earns its unlock like any other.
+    fn stand_by_orders(&mut self, now: Now) {
+        let orders: Vec<crate::journal::Order> = self.workspaces.values().flat_map(|ws| ws.orders.automatic.values().cloned()).collect();
+        for order in orders {
+            let Some(name) = order.slot().key else { continue };
+            let Some(ix) = self.by_name.get(&name).copied() else { continue };
+            let Some(cell) = self.cells.get_mut(&ix) else { continue };
+            let knows = match &cell.kept.life {
+                KeyState::Revoked { .. } | KeyState::Recovering { .. } | KeyState::Retired => true,
+                KeyState::Unproven => order.cause == crate::words::Cause::Stale,
+                KeyState::Active | KeyState::Impaired { .. } | KeyState::Suspect { .. } => false,
+            };
+            if knows || order.orphaned {
+                continue;
+            }
+            let kind = match order.cause {
+                crate::words::Cause::Kind(kind) => kind,
+                crate::words::Cause::Stale
+                | crate::words::Cause::Manual
+                | crate::words::Cause::Drill
+                | crate::words::Cause::VersionLost
+                | crate::words::Cause::Orphaned => crate::words::FailureKind::Unclassified,
+            };
+            let finding = crate::lifecycle::Finding {
+                cause: order.cause,
+                kind,
+                access: order.access,
+                direction: crate::verdict::Direction::Unwrap,
+                stated: crate::verdict::Stated::No,
+            };
+            cell.kept.life = crate::lifecycle::lock(std::mem::take(&mut cell.kept.life), finding, Some(order.sequence));
+            cell.dirty = true;
+            self.schedule(ix, now.mono);
+            self.store_cell(now, ix);
         }
     }
 

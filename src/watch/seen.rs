@@ -97,6 +97,9 @@ impl Watch {
         cell.last_look = Some(now.mono);
         let Verdict::Unsure { kind, .. } = verdict else {
             cell.kept.last_conclusive = Some(now.into());
+            if matches!(verdict, Verdict::Good { .. }) {
+                cell.kept.last_good = Some(now.into());
+            }
             if cell.kept.stale > Span::ZERO {
                 (cell.kept.stale, cell.kept.stale_told, cell.kept.stale_told_at) = (Span::ZERO, 0, None);
                 cell.dirty = true;

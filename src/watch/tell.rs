@@ -9,6 +9,7 @@ use crate::journal::{OverrideRow, Record};
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::lifecycle::{Finding, KeyState};
 use crate::lockout::Orders;
+use crate::notify::about::severity_of;
 use crate::notify::compose::{self, Facts};
 use crate::notify::{Delivery, Notice, NoticeId};
 use crate::schedule::KeyIx;
@@ -17,7 +18,7 @@ use crate::verdict::{Direction, Stated};
 use crate::watch::seen::day;
 use crate::watch::workspaces::Changed;
 use crate::watch::{Count, Effects, Watch};
-use crate::words::{Access, Cause, Code, EventType, FailureKind, FeatureClass, ProviderKind, Sequence, Severity};
+use crate::words::{Access, Cause, Code, EventType, FailureKind, FeatureClass, ProviderKind, Sequence, Severity, StateWord};
 
 /// The outward code of a cause (SETTLED D2).
 #[must_use]
@@ -164,19 +165,30 @@ impl Watch {
         compose::sentence(&facts)
     }
 
-    /// A transition of a key: record, notice, view.
+    /// A transition of a key: record, notice, view. A suspicion is quiet at first; it is told aloud
+    /// when it lasts.
     pub(super) fn transition(&mut self, now: Now, ix: KeyIx, event: EventType, kind: Option<FailureKind>) {
+        let severity = if event == EventType::KeySuspect { Severity::Info } else { severity_of(event) };
+        self.transition_as(now, ix, event, kind, severity, None);
+    }
+
+    /// `accesses`: before and after, where the key's own transition ends or begins a restriction.
+    fn transition_as(
+        &mut self,
+        now: Now,
+        ix: KeyIx,
+        event: EventType,
+        kind: Option<FailureKind>,
+        severity: Severity,
+        accesses: Option<(Access, Access)>,
+    ) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         cell.kept.since = now.wall;
         cell.dirty = true;
         let (id, provider) = (cell.key.id.clone(), cell.key.provider.clone());
         let stated = cell.last.as_ref().is_some_and(|(_, legs)| legs.iter().any(|leg| leg.stated));
         let (state, request) = (cell.kept.life.word(), first_request(cell));
-        let severity = match event {
-            EventType::KeyVersionLost | EventType::KeySubstituted => Severity::Critical,
-            EventType::WorkspaceWouldLock | EventType::KeyDeletionScheduled => Severity::Warning,
-            _ => Severity::Info,
-        };
+        let state = if cell.unlocking && event == EventType::KeyActive { StateWord::Active } else { state };
         let mut detail = vec![("state", state.to_string())];
         detail.extend(kind.map(|kind| ("failure_kind", kind.to_string())));
         detail.extend(kind.map(|_| ("stated", stated.to_string())));
@@ -187,28 +199,23 @@ impl Watch {
         notice.cause = kind.map(Cause::Kind);
         notice.message = message;
         notice.next_step = kind.map(|kind| compose::next_step(kind, self.kind_of(&provider)).to_owned());
+        notice.previous_access = accesses.map(|(before, _)| before);
+        notice.access = accesses.map(|(_, after)| after);
         self.send(now, notice);
         self.ledger.open.keys.insert(ix);
     }
 
     /// One notice for all workspaces that changed together, beside one record each.
     pub(super) fn tell_lock(&mut self, now: Now, ix: KeyIx, event: EventType, finding: Finding, changed: &[Changed]) {
-        self.transition(now, ix, event, Some(finding.kind));
         let lowered: Vec<&Changed> = changed.iter().filter(|c| c.to > c.from).collect();
+        // The notice about the workspaces is the loud one; without any, the key's own is.
+        let severity = if lowered.is_empty() { Severity::Critical } else { Severity::Info };
+        self.transition_as(now, ix, event, Some(finding.kind), severity, Some((Access::Open, finding.access)));
         for access in [Access::Locked, Access::ReadOnly] {
             let group: Vec<&Changed> = lowered.iter().copied().filter(|c| c.to == access).collect();
             if !group.is_empty() {
                 self.tell_group(now, Some(ix), &group, access, finding.cause, Some(finding), None);
             }
-        }
-        let Some(cell) = self.cells.get(&ix) else { return };
-        if lowered.is_empty() && cell.policy.enforce {
-            // No workspace changed, yet a revoked key is worth a page.
-            let message = self.sentence(ix, event, Some(finding.kind), finding.stated != Stated::No);
-            let mut notice = self.notice(now, event, Severity::Critical, Some(ix));
-            notice.cause = Some(finding.cause);
-            notice.message = message;
-            self.send(now, notice);
         }
     }
 
@@ -281,7 +288,10 @@ impl Watch {
     }
 
     pub(super) fn tell_unlock(&mut self, now: Now, ix: KeyIx, actor: Option<&str>, changed: &[Changed]) {
-        self.transition(now, ix, EventType::KeyActive, None);
+        let before = self.cells.get(&ix).and_then(|c| c.kept.life.finding()).map_or(Access::Locked, |f| f.access);
+        // Who heard of the key alone hears of its end alone.
+        let accesses = changed.is_empty().then_some((before, Access::Open));
+        self.transition_as(now, ix, EventType::KeyActive, None, Severity::Info, accesses);
         self.by(actor);
         for access in [Access::Open, Access::ReadOnly] {
             let group: Vec<&Changed> = changed.iter().filter(|c| c.to == access && c.to < c.from).collect();

@@ -186,6 +186,21 @@ impl Watch {
         }
     }
 
+    /// End of a turn: providers and the daemon itself, where they look different than before.
+    pub(super) fn show_changed(&mut self, now: Now, out: &mut Effects) {
+        let providers: Vec<ProviderId> = self.config.providers.keys().cloned().collect();
+        for provider in providers {
+            let Some(view) = self.provider_view(&provider) else { continue };
+            if self.shown.get(&provider) != Some(&view) {
+                self.shown.insert(provider, view.clone());
+                out.publish.push(Change::Provider(Arc::new(view)));
+            }
+        }
+        if std::mem::take(&mut self.daemon_dirty) {
+            out.publish.push(Change::Daemon(Arc::new(self.daemon_view(now, true))));
+        }
+    }
+
     /// Puts a changed key into the commit of this turn.
     pub(super) fn store_cell(&mut self, now: Now, ix: KeyIx) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
@@ -223,7 +238,7 @@ fn failure_kind(cell: &KeyCell) -> Option<FailureKind> {
         return Some(FailureKind::Misconfigured);
     }
     match &cell.verdict {
-        Some(verdict) => verdict.kind().or_else(|| match &cell.kept.life {
+        Some(verdict) => verdict.kind().or(match &cell.kept.life {
             KeyState::Suspect { refused, .. } => Some(refused.kind),
             KeyState::Impaired { finding } => Some(finding.kind),
             KeyState::Unproven | KeyState::Active | KeyState::Revoked { .. } | KeyState::Recovering { .. } | KeyState::Retired => None,

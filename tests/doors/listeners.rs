@@ -333,7 +333,7 @@ impl Pki {
 #[tokio::test]
 async fn tls_serves_and_plain_text_gets_nowhere() {
     let (pki, mut house) = (Pki::new(), House::new(config()));
-    house.limits.header = Duration::from_millis(500);
+    house.limits.header = Duration::from_millis(1500);
     let shared: SharedTls = Arc::new(ArcSwap::from_pointee(server_config(&pki.tls(false)).unwrap()));
     let running = Running::start(&house, Some(shared)).await;
     assert!(pki.get(running.address, false, b"http/1.1").await.unwrap().contains("200 OK"));

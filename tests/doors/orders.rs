@@ -60,6 +60,7 @@ async fn orders_that_cannot_be_meant_never_reach_the_core() {
         ("/v1/workspaces/w/unlock", "{\"reason\":\"r\",\"override\":true}"),
         ("/v1/workspaces/w/unlock", "{\"reason\":\"r\",\"until\":\"2h\"}"),
         ("/v1/workspaces/w/unlock", "{\"reason\":\"r\",\"override\":true,\"until\":\"2 hours\"}"),
+        ("/v1/workspaces/w/unlock", "{\"reason\":\"r\",\"override\":true,\"until\":7200000}"),
         ("/v1/workspaces/w/unlock", "{\"reason\":\"r\",\"overide\":true}"),
         ("/v1/providers/local/brake", "{\"reason\":\"r\"}"),
         ("/v1/providers/local/brake", "{\"reason\":\"r\",\"lock\":true,\"drop\":true}"),

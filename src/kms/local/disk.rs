@@ -151,6 +151,10 @@ impl LocalKmsFile {
         if exists()? {
             return Ok(file);
         }
+        // A first run finds no folder either.
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(|source| file.io("make the folder of", source))?;
+        }
         let _lock = file.lock()?;
         // And after it: another may have been first.
         if exists()? {

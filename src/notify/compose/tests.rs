@@ -61,7 +61,7 @@ fn sentences_read_as_a_person_would_write_them() {
     };
     assert_eq!(
         sentence(&facts),
-        "Key demo is disabled; this is confirmed by repeated looks. AWS KMS itself says so. Existing data cannot be opened."
+        "Key demo is disabled; this is confirmed by repeated looks. This is stated by AWS KMS itself. Existing data cannot be opened."
     );
     let many = Facts { workspaces: 3, cause: Some(Cause::Manual), ..Facts::of(EventType::WorkspaceLocked, "demo", ProviderKind::Gcp) };
     assert_eq!(sentence(&many), "The workspaces are locked: an operator ordered it.");

@@ -1,0 +1,324 @@
+//! outside
+//! The start, in the only safe order: configuration, secrets, store, stored locks published, then
+//! doors. Nothing is served before stored locks stand, and a start that cannot be safe is refused.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch as flag;
+
+use crate::clock;
+use crate::config::load::{self, LoadError, Loaded};
+use crate::config::{Config, StoreUrl, WhenLost};
+use crate::drive::Identities;
+use crate::http::serve::{SharedTls, serve_socket, serve_tcp};
+use crate::http::socket::{ControlSocket, SocketFault};
+use crate::http::tls::{TlsFault, server_config};
+use crate::http::{App, Health, Limits};
+use crate::journal::{Order, Restored, Store, StoreFault};
+use crate::metrics::Metrics;
+
+use crate::providers::{Providers, ProvidersError, ReceiversError, receivers};
+use crate::published::Published;
+use crate::run::effects::{Parts, Stores, kms_map};
+use crate::run::reload::{LastGood, Reloader};
+use crate::run::{Handle, RunOptions, calendar, supervise};
+use crate::store::spool::Spool;
+use crate::store::sqlite::{LOST_AT, Opened, Options, SqliteStore};
+use crate::watch::{Effects, Start, Watch};
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("{0}")]
+    Config(#[from] LoadError),
+    #[error("{0}")]
+    Providers(#[from] ProvidersError),
+    #[error("{0}")]
+    Receivers(#[from] ReceiversError),
+    #[error("server.tls: {0}")]
+    Tls(#[from] TlsFault),
+    #[error("store.url: {0}")]
+    NotBuilt(&'static str),
+    #[error("store {path}: {fault}")]
+    Store { path: String, fault: StoreFault },
+    #[error(
+        "store {path} is lost: the marker beside it tells of installation {installation}, and there is no database. Restore it from a backup, or set store.when_lost = \"locked_until_proven\""
+    )]
+    Lost { path: String, installation: String },
+    #[error(
+        "store {path} is another one: the marker beside it tells of installation {expected}, the database of {found}. Put the right one back, or set store.when_lost = \"locked_until_proven\""
+    )]
+    Replaced { path: String, expected: String, found: String },
+    #[error("server.listen {address}: {source}")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("server.run_dir: {0}")]
+    Socket(#[from] SocketFault),
+    #[error("{0}")]
+    Runtime(String),
+}
+
+impl Fault {
+    pub(super) fn runtime(error: impl std::fmt::Display) -> Self {
+        Self::Runtime(error.to_string())
+    }
+
+    /// The exit code of the contract (SETTLED D5).
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
+            Self::Store { .. } | Self::Lost { .. } | Self::Replaced { .. } => 74,
+            Self::Listen { .. } | Self::Socket(_) | Self::Runtime(_) => 1,
+        }
+    }
+}
+
+/// The configuration in force, and why it is not the file's if it is not.
+struct Chosen {
+    loaded: Loaded,
+    error: Option<String>,
+}
+
+fn choose(options: &RunOptions, last_good: &LastGood) -> Result<Chosen, Fault> {
+    match load::load(&options.config_path) {
+        Ok(loaded) => Ok(Chosen { loaded, error: None }),
+        Err(error) if options.strict => Err(error.into()),
+        Err(error) => match last_good.load() {
+            Some(loaded) => {
+                tracing::error!(%error, "the configuration file cannot be used; the last good one is in force");
+                Ok(Chosen { loaded, error: Some(error.to_string()) })
+            }
+            None => Err(error.into()),
+        },
+    }
+}
+
+pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
+    let last_good = LastGood::beside(&options.config_path);
+    let chosen = choose(&options, &last_good)?;
+    let config = Arc::clone(&chosen.loaded.config);
+    for warning in &chosen.loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let opened = Providers::open(&config, None).await?;
+    let receivers = receivers(&config)?;
+    let tls: Option<SharedTls> = match &config.server.tls {
+        Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
+        None => None,
+    };
+    let (store, spool, restored, lost) = open_store(&config).await?;
+    let start = Start { store_lost: lost, config_error: chosen.error.clone(), config_text: None };
+    let now = clock::now();
+    let published = Published::default();
+    let mut out = Effects::default();
+    let watch = Watch::new(Arc::clone(&config), restored, start, now, &mut out);
+    // Stored locks stand from here on; only now may a door open.
+    published.apply(std::mem::take(&mut out.publish));
+    published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
+
+    let metrics = Arc::new(Metrics::new().map_err(Fault::runtime)?);
+    metrics.config_reload(chosen.error.is_none());
+    let health = Arc::new(Health::new(now.mono));
+    let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
+    let receivers = Arc::new(ArcSwap::from_pointee(receivers));
+    let identities = Arc::new(Identities::default());
+    let parts = Parts {
+        published: published.clone(),
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        kms: Arc::clone(&kms),
+        receivers: Arc::clone(&receivers),
+        identities: Arc::clone(&identities),
+        doors: tokio::runtime::Handle::current(),
+        supervisor: supervise::Supervisor::new(),
+    };
+    let stores = Stores { store: Arc::clone(&store) as Arc<dyn Store>, spool };
+    let shared = Arc::new(ArcSwap::new(Arc::clone(&config)));
+    // Doors are bound before the loop starts: a port that is taken ends the start with nothing begun.
+    let address = config.server.listen;
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Fault::Listen { address, source })?;
+    let socket = ControlSocket::bind(Path::new(&config.server.run_dir))?;
+    let handle = crate::run::spawn(watch, parts, stores)?;
+    if chosen.error.is_none() {
+        last_good.keep(&chosen.loaded.text);
+    }
+    let reloader = Arc::new(Reloader {
+        path: options.config_path.clone(),
+        asks: handle.asks.clone(),
+        config: Arc::clone(&shared),
+        kms,
+        receivers,
+        metrics: Arc::clone(&metrics),
+        last_good,
+        tls: tls.clone(),
+        one_at_a_time: tokio::sync::Mutex::new(()),
+    });
+    let app = App {
+        published,
+        asks: handle.asks.clone(),
+        store: Arc::clone(&store) as Arc<dyn Store>,
+        config: shared,
+        metrics,
+        reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
+        health,
+    };
+    serve(handle, store, app, reloader, listener, socket, tls).await
+}
+
+async fn serve(
+    handle: Handle,
+    store: Arc<SqliteStore>,
+    app: App,
+    reloader: Arc<Reloader>,
+    listener: tokio::net::TcpListener,
+    socket: ControlSocket,
+    tls: Option<SharedTls>,
+) -> Result<(), Fault> {
+    let (closing, closed) = flag::channel(false);
+    let until = |mut closed: flag::Receiver<bool>| async move {
+        let _ = closed.wait_for(|closed| *closed).await;
+    };
+    tracing::info!(address = %listener.local_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()), "serving");
+    let tcp = tokio::spawn(serve_tcp(listener, tls, app.clone(), Limits::default(), until(closed.clone())));
+    let unix = tokio::spawn(serve_socket(socket, app, Limits::default(), until(closed)));
+    let calendar = calendar::start(Arc::clone(&reloader.config), handle.asks.clone()).await;
+    supervise::ready();
+    wait_for_signals(&reloader).await?;
+    tracing::info!("stopping");
+    supervise::stopping();
+    if let Some(mut calendar) = calendar
+        && let Err(error) = calendar.shutdown().await
+    {
+        tracing::warn!(%error, "the calendar did not stop");
+    }
+    let _ = handle.stop.send(true);
+    let joined = tokio::task::spawn_blocking(move || handle.thread.join()).await;
+    let _ = closing.send(true);
+    let _ = tokio::join!(tcp, unix);
+    store.close().await;
+    match joined {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Fault::runtime("the loop ended in a panic")),
+    }
+}
+
+/// SIGHUP reloads; SIGTERM and SIGINT end.
+async fn wait_for_signals(reloader: &Arc<Reloader>) -> Result<(), Fault> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(Fault::runtime)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Fault::runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Fault::runtime)?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                let reloader = Arc::clone(reloader);
+                tokio::spawn(async move {
+                    if let Err(error) = crate::http::Reload::reload(&*reloader, "signal").await {
+                        tracing::error!(%error, "the configuration was not taken");
+                    }
+                });
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+type OpenStore = (Arc<SqliteStore>, Option<Spool>, Restored, bool);
+
+async fn open_store(config: &Config) -> Result<OpenStore, Fault> {
+    let path = match &config.store.url {
+        StoreUrl::Sqlite(path) => PathBuf::from(path),
+        StoreUrl::Postgres(_) => return Err(Fault::NotBuilt("PostgreSQL is not built in yet; use sqlite://FILE")),
+    };
+    let name = path.display().to_string();
+    let fault = |fault| Fault::Store { path: name.clone(), fault };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| fault(StoreFault::Unavailable(error.to_string())))?;
+    }
+    let accept_loss = config.store.when_lost == WhenLost::LockedUntilProven;
+    let options = Options { accept_loss, ..Options::default() };
+    let store = match SqliteStore::open(&path, options).await.map_err(fault)? {
+        Opened::Ready { store, .. } => store,
+        Opened::Lost { installation } => return Err(Fault::Lost { path: name, installation }),
+        Opened::Replaced { expected, found } => return Err(Fault::Replaced { path: name, expected, found }),
+    };
+    let mut restored = store.load().await.map_err(fault)?;
+    let lost = restored.meta.contains_key(LOST_AT);
+    let spool = match Spool::beside(&path) {
+        Ok(mut spool) => {
+            let spooled = spool.read().map_err(|error| fault(StoreFault::Unavailable(format!("spool: {error}"))))?;
+            fold(&mut restored, spooled);
+            Some(spool)
+        }
+        Err(error) => {
+            tracing::error!(%error, "no spool beside the store: a lock that the store cannot take would not survive a crash");
+            None
+        }
+    };
+    Ok((store, spool, restored, lost))
+}
+
+/// Locks that were shown before the store had them. One that the store has lifted since is over.
+fn fold(restored: &mut Restored, spooled: Vec<Order>) {
+    for order in spooled {
+        let slot = order.slot();
+        let name = format!("workspace:{}", order.workspace);
+        let seen = restored
+            .meta
+            .get(&name)
+            .and_then(|text| serde_json::from_str::<(u64, serde_json::Value)>(text).ok())
+            .map_or(0, |(seen, _)| seen);
+        let standing = restored.orders.iter_mut().find(|stored| stored.slot() == slot);
+        match standing {
+            Some(stored) if stored.sequence < order.sequence => *stored = order,
+            Some(_) => {}
+            None if order.sequence.0 > seen => restored.orders.push(order),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::WorkspaceId;
+    use crate::time::Wall;
+    use crate::words::{Access, By, Cause, Sequence};
+
+    fn manual(sequence: u64, access: Access) -> Order {
+        Order {
+            workspace: WorkspaceId::new("w").unwrap(),
+            by: By::Manual,
+            key: None,
+            access,
+            cause: Cause::Manual,
+            sequence: Sequence(sequence),
+            since: Wall(0),
+            reason: None,
+            actor: None,
+            expires_at: None,
+            message: None,
+            release: None,
+            orphaned: false,
+        }
+    }
+
+    #[test]
+    fn a_spooled_lock_stands_unless_the_store_knows_better() {
+        let mut empty = Restored::default();
+        fold(&mut empty, vec![manual(5, Access::Locked)]);
+        assert_eq!(empty.orders, [manual(5, Access::Locked)]);
+
+        let mut older = Restored { orders: vec![manual(4, Access::ReadOnly)], ..Restored::default() };
+        fold(&mut older, vec![manual(5, Access::Locked), manual(3, Access::ReadOnly)]);
+        assert_eq!(older.orders, [manual(5, Access::Locked)]);
+
+        let mut lifted = Restored::default();
+        lifted.meta.insert("workspace:w".to_owned(), "[6,\"1970-01-01T00:00:00.000Z\"]".to_owned());
+        fold(&mut lifted, vec![manual(5, Access::Locked)]);
+        assert!(lifted.orders.is_empty());
+    }
+}
