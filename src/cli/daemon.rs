@@ -75,7 +75,7 @@ fn request(command: &Command) -> Result<Request, CliError> {
                     return Err(CliError::Usage(format!("--until {until} is not between 1ms and {LONGEST_OVERRIDE}")));
                 }
                 fields.insert("override".to_owned(), json!(true));
-                fields.insert("until".to_owned(), json!(until));
+                fields.insert("until".to_owned(), json!(until.to_string()));
             }
             post(format!("/v1/workspaces/{}/unlock", segment(workspace)), Some(body), NO_CHANGE, String::new())
         }

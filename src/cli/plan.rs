@@ -16,13 +16,11 @@ use crate::words::{Access, FailureKind, ProviderKind};
 
 /// A month is taken to have 30 days.
 const MONTH: Span = Span::from_days(30);
-/// Calls of one steady round, in fifths: wrap and unwrap each time, describe every fifth round.
-const FIFTHS_A_ROUND: u64 = 11;
+/// Calls of one steady round: wrap and unwrap each time, describe every fifth round.
+const CALLS_A_ROUND: f64 = 2.2;
 /// The control key is wrapped and unwrapped once a minute.
-const CONTROL_CALLS: u64 = 2;
+const CONTROL_CALLS: f64 = 2.0;
 const CONTROL_INTERVAL: Span = Span::from_mins(1);
-/// Micro-calls, so that a key looked at once a day still counts.
-const MICRO: u64 = 1_000_000;
 
 /// What one provider costs in steady state.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -31,7 +29,7 @@ pub struct ProviderPlan {
     pub kind: ProviderKind,
     pub keys: u64,
     pub calls_per_second: f64,
-    pub calls_per_month: u64,
+    pub calls_per_month: f64,
     /// What `calls_per_second` of the configuration allows, and how much of it is used.
     pub budget: Budget,
     pub cost: Option<Cost>,
@@ -59,7 +57,7 @@ pub struct Cost {
 /// The provider's published default quota, where it is used most.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Quota {
-    pub calls_per_second: u64,
+    pub calls_per_second: u32,
     pub share: f64,
     pub of: String,
     pub note: &'static str,
@@ -103,9 +101,9 @@ pub fn plan(config: &Config) -> Shown {
     Shown::good(json!({ "providers": providers, "policies": policies, "month_days": 30 }), text)
 }
 
-/// Micro-calls a second of so many fifths of a call every `interval`.
-fn micro(fifths: u64, interval: Span) -> u64 {
-    fifths.saturating_mul(MICRO.saturating_mul(1000) / 5).checked_div(interval.as_millis()).unwrap_or(0)
+/// Calls a second of so many calls every `interval`.
+fn rate(calls: f64, interval: Span) -> f64 {
+    if interval == Span::ZERO { 0.0 } else { calls / interval.as_secs_f64() }
 }
 
 /// Where a provider counts its quota: AWS by our account and region, Google by our project, Azure by vault.
@@ -118,29 +116,26 @@ fn place(resource: &Resource) -> String {
 }
 
 fn provider_plan(config: &Config, provider: &Provider) -> ProviderPlan {
-    let mut places: BTreeMap<String, u64> = BTreeMap::new();
-    let mut add = |resource: &Resource, load: u64| {
-        let sum = places.entry(place(resource)).or_default();
-        *sum = sum.saturating_add(load);
-    };
+    let mut places: BTreeMap<String, f64> = BTreeMap::new();
+    let mut add = |resource: &Resource, load: f64| *places.entry(place(resource)).or_default() += load;
     let (mut keys, mut older) = (0_u64, BTreeSet::new());
     for key in config.keys.values().filter(|key| key.provider == provider.id && key.refused.is_none()) {
         let Some(policy) = config.policies.get(&key.policy) else { continue };
         keys = keys.saturating_add(1);
         older.insert(MONTH.as_millis().checked_div(policy.version_interval.as_millis()).unwrap_or(0));
-        add(&key.target.reference.resource, micro(FIFTHS_A_ROUND, policy.probe_interval));
+        add(&key.target.reference.resource, rate(CALLS_A_ROUND, policy.probe_interval));
     }
     if let Some(control) = &provider.control_key {
-        add(&control.reference.resource, micro(CONTROL_CALLS.saturating_mul(5), CONTROL_INTERVAL));
+        add(&control.reference.resource, rate(CONTROL_CALLS, CONTROL_INTERVAL));
     }
-    let total = places.values().fold(0, |sum: u64, load| sum.saturating_add(*load));
-    let busiest = places.into_iter().max_by_key(|(_, load)| *load).unwrap_or_default();
-    let calls_per_month = total.saturating_mul(MONTH.as_millis() / 1000) / MICRO;
+    let total: f64 = places.values().sum();
+    let busiest = places.into_iter().max_by(|(_, one), (_, other)| one.total_cmp(other)).unwrap_or_default();
+    let calls_per_month = (total * MONTH.as_secs_f64()).round();
     ProviderPlan {
         provider: provider.id.clone(),
         kind: provider.kind(),
         keys,
-        calls_per_second: rounded(per_second(total)),
+        calls_per_second: rounded(total),
         calls_per_month,
         budget: budget(provider, total, &busiest),
         cost: cost(provider.kind(), calls_per_month),
@@ -149,28 +144,22 @@ fn provider_plan(config: &Config, provider: &Provider) -> ProviderPlan {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for display")]
-fn per_second(micro: u64) -> f64 {
-    micro as f64 / MICRO as f64
-}
-
-/// Four digits after the point are enough for a share and for cents.
+/// Four digits after the point are enough.
 fn rounded(number: f64) -> f64 {
     (number * 10_000.0).round() / 10_000.0
 }
 
-fn budget(provider: &Provider, total: u64, busiest: &(String, u64)) -> Budget {
+fn budget(provider: &Provider, total: f64, busiest: &(String, f64)) -> Budget {
     let (load, of) = match provider.kind() {
         ProviderKind::Azure => (busiest.1, Some(busiest.0.clone()).filter(|host| !host.is_empty())),
         ProviderKind::Aws | ProviderKind::Gcp | ProviderKind::Local => (total, None),
     };
-    let share = per_second(load) / f64::from(provider.calls_per_second.max(1));
+    let share = load / f64::from(provider.calls_per_second.max(1));
     Budget { calls_per_second: provider.calls_per_second, share: rounded(share), of }
 }
 
-fn cost(kind: ProviderKind, calls_per_month: u64) -> Option<Cost> {
-    #[expect(clippy::cast_precision_loss, reason = "for display")]
-    let usd = calls_per_month as f64 / 10_000.0 * PRICE;
+fn cost(kind: ProviderKind, calls_per_month: f64) -> Option<Cost> {
+    let usd = calls_per_month / 10_000.0 * PRICE;
     match kind {
         ProviderKind::Aws | ProviderKind::Gcp | ProviderKind::Azure => {
             Some(Cost { usd_per_month: (usd * 100.0).round() / 100.0, usd_per_10000_calls: PRICE, note: PRICE_NOTE })
@@ -179,8 +168,8 @@ fn cost(kind: ProviderKind, calls_per_month: u64) -> Option<Cost> {
     }
 }
 
-fn quota(kind: ProviderKind, (of, load): &(String, u64)) -> Option<Quota> {
-    let (calls_per_second, of, note) = match kind {
+fn quota(kind: ProviderKind, (of, load): &(String, f64)) -> Option<Quota> {
+    let (calls_per_second, of, note): (u32, String, &str) = match kind {
         ProviderKind::Aws => (
             10_000,
             format!("region {of}"),
@@ -192,11 +181,10 @@ fn quota(kind: ProviderKind, (of, load): &(String, u64)) -> Option<Quota> {
         }
         ProviderKind::Local => return None,
     };
-    if *load == 0 {
+    if *load <= 0.0 {
         return None;
     }
-    #[expect(clippy::cast_precision_loss, reason = "for display")]
-    let share = per_second(*load) / calls_per_second as f64;
+    let share = load / f64::from(calls_per_second);
     Some(Quota { calls_per_second, share: rounded(share), of, note })
 }
 
