@@ -307,6 +307,7 @@ impl Watch {
     }
 
     pub(super) fn recount(&mut self, now: Now) {
+        self.refresh_vouching();
         for ws in self.workspaces.values_mut() {
             ws.decided = ws.decide(now.wall);
         }

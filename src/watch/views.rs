@@ -78,7 +78,8 @@ impl Watch {
             orders.overrides.clear();
         }
         let waits = self.ledger.withholds_raise(id) || !ws.lifting.is_empty();
-        let access = orders.access(&ws.bound, ws.needs, now.wall);
+        let floor = if self.ledger.withholds_raise(id) { ws.floor } else { Access::Open };
+        let access = orders.access(&ws.counting(), ws.needs, now.wall).max(floor);
         let first = deciding(&orders, now.wall).filter(|_| access != Access::Open);
         let durable = self.ledger.is_durable(id);
         let kind = first.and_then(|order| match order.cause {
