@@ -309,8 +309,10 @@ impl Watch {
     pub(super) fn recount(&mut self, now: Now) {
         self.refresh_vouching();
         for ws in self.workspaces.values_mut() {
-            ws.decided = ws.decide(now.wall);
+            // As it was with every override: those that ended meanwhile end next, and are told.
+            ws.decided = ws.decide(Wall(i64::MIN));
         }
+        self.expire_overrides(now);
     }
 
     fn announce_start(&mut self, now: Now, start: Start) {
@@ -334,9 +336,7 @@ impl Watch {
     pub(super) fn show_everything(&mut self, now: Now, out: &mut Effects) {
         let ids: Vec<WorkspaceId> = self.workspaces.keys().cloned().collect();
         for id in ids {
-            if let Some(view) = self.workspace_view(now, &id) {
-                out.publish.push(Change::Workspace(Arc::new(view)));
-            }
+            self.publish_workspace(now, &id, out);
         }
         for ix in self.cells.keys() {
             self.show_key(now, *ix, out);

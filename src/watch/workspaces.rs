@@ -35,6 +35,7 @@ pub struct Workspace {
     pub meanwhile: Sequence,
     /// The number that the store had at the start.
     pub stored: Sequence,
+    pub last_shown: Option<(Sequence, Access)>,
     /// Shown at least, while what opens the workspace waits for the disk.
     pub floor: Access,
 }
@@ -55,6 +56,7 @@ impl Workspace {
             bound: Vec::new(),
             vouching: BTreeSet::new(),
             floor: Access::Open,
+            last_shown: None,
             needs: Needs::All,
             orders: Orders::default(),
             lifting: Vec::new(),
