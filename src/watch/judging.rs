@@ -189,14 +189,15 @@ impl Watch {
     pub(super) fn propose(&mut self, now: Now, ix: KeyIx, finding: Finding, out: &mut Effects) {
         let rule = self.config.brake.clone();
         let Some(cell) = self.cells.get_mut(&ix) else { return };
-        if cell.kept.dropped {
+        let stated = finding.stated != Stated::No && verdict::is_key_state(finding.kind);
+        // What was dropped was doubt about many; a key that states its own end is no part of it.
+        if cell.kept.dropped && !stated && finding.cause != Cause::Stale {
             return;
         }
         if !cell.policy.enforce {
             self.would_lock(now, ix, finding);
             return;
         }
-        let stated = finding.stated != Stated::No && verdict::is_key_state(finding.kind);
         let exempt = stated || finding.cause == Cause::Stale || cell.kept.released;
         if !exempt {
             let (id, provider) = (cell.key.id.clone(), cell.key.provider.clone());
