@@ -10,7 +10,7 @@ use crate::schedule::KeyIx;
 use crate::time::{Mono, Now, Span};
 use crate::verdict::{self, Stated, Verdict, Witness};
 use crate::watch::{Count, Effects, Watch};
-use crate::words::{Access, Cause, EventType, FailureKind, HeldBy};
+use crate::words::{Access, Cause, EventType, FailureKind, HeldBy, Leg, LegOutcome};
 
 /// Accounts looked at extra when a wave of denials may begin.
 const OTHERS_MAX: usize = 20;
@@ -52,7 +52,13 @@ impl Watch {
             && in_lock
         {
             let all_stored = cell.current_canary().is_some() && cell.needed_older().all(|(_, v)| v.canary.is_some());
-            *complete = *complete && all_stored;
+            // A describe that the owner never granted says nothing; one that failed is no good leg.
+            let described = evidence.leg(Leg::Describe).is_some_and(|leg| match leg.outcome {
+                LegOutcome::Ok => true,
+                LegOutcome::Failed => leg.failure_kind == Some(FailureKind::AccessDenied),
+                LegOutcome::NotRun => false,
+            });
+            *complete = *complete && all_stored && described;
         }
         let provider = cell.key.provider.clone();
         let trouble = if let Verdict::Unsure { kind, .. } = &verdict { Some(*kind) } else { None };
@@ -181,14 +187,15 @@ impl Watch {
     pub(super) fn propose(&mut self, now: Now, ix: KeyIx, finding: Finding, out: &mut Effects) {
         let rule = self.config.brake.clone();
         let Some(cell) = self.cells.get_mut(&ix) else { return };
-        if cell.kept.dropped {
+        let stated = finding.stated != Stated::No && verdict::is_key_state(finding.kind);
+        // What was dropped was doubt about many; a key that states its own end is no part of it.
+        if cell.kept.dropped && !stated && finding.cause != Cause::Stale {
             return;
         }
         if !cell.policy.enforce {
             self.would_lock(now, ix, finding);
             return;
         }
-        let stated = finding.stated != Stated::No && verdict::is_key_state(finding.kind);
         let exempt = stated || finding.cause == Cause::Stale || cell.kept.released;
         if !exempt {
             let (id, provider) = (cell.key.id.clone(), cell.key.provider.clone());

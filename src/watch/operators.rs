@@ -180,7 +180,7 @@ impl Watch {
             && !raising
             && ws.lifting.is_empty()
         {
-            ws.meanwhile = ws.sequence;
+            (ws.meanwhile, ws.floor) = (ws.sequence, Access::Open);
         }
         for (key, kind) in keys {
             let row = OverrideRow {
@@ -345,6 +345,7 @@ impl Watch {
             self.windows.remove(&(window, ix));
         }
         self.answer_callers(now, ix, out);
+        self.settle_needs(now);
         self.transition(now, ix, EventType::KeyRetired, None);
         self.store_cell(now, ix);
         self.show_key_later(now, ix, out);

@@ -223,20 +223,43 @@ impl Watch {
         }
     }
 
-    /// `needs` may have changed what the standing orders come to: told like any other change.
-    fn settle_needs(&mut self, now: Now) {
+    pub(super) fn refresh_vouching(&mut self) {
+        let (by_name, cells) = (&self.by_name, &self.cells);
+        for ws in self.workspaces.values_mut() {
+            let proven =
+                |name: &&crate::lockout::KeyName| by_name.get(*name).and_then(|ix| cells.get(ix)).is_some_and(|cell| cell.proven());
+            ws.vouching = ws.bound.iter().filter(proven).cloned().collect();
+        }
+    }
+
+    /// `needs`, or which keys can vouch, may have changed what the standing orders come to: told like
+    /// any other change, and what opens waits for the disk.
+    pub(super) fn settle_needs(&mut self, now: Now) {
+        self.refresh_vouching();
         let ids: Vec<WorkspaceId> = self.workspaces.keys().cloned().collect();
         for id in ids {
+            let raising = self.ledger.withholds_raise(&id);
             let Some(ws) = self.workspaces.get_mut(&id) else { continue };
             let (from, to) = (ws.decided, ws.decide(now.wall));
             if from == to {
                 continue;
+            }
+            if !raising && ws.lifting.is_empty() {
+                ws.meanwhile = ws.sequence;
+            }
+            if !raising {
+                ws.floor = from;
             }
             ws.decided = to;
             ws.since = now.wall;
             ws.sequence = ws.sequence.next(now.wall.0);
             let changed = crate::watch::workspaces::Changed { workspace: id.clone(), from, to, sequence: ws.sequence };
             self.store_workspace(&id);
+            if to < from {
+                self.ledger.open.raised.insert(id.clone());
+            } else {
+                self.lower_when_stored(now, &id);
+            }
             let cause =
                 self.workspaces.get(&id).and_then(|ws| ws.orders.acting(now.wall).first().map(|o| o.cause)).unwrap_or(Cause::Manual);
             self.tell_group(now, None, &[&changed], to, cause, None, None);

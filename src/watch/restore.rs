@@ -171,8 +171,7 @@ impl Watch {
             let Some(standing) = standing else { continue };
             let to = ws.decided;
             if standing.sequence == order.sequence {
-                self.store_workspace(&order.workspace);
-                self.write_lower(now, standing);
+                self.place_order(now, standing);
             }
             let ix = slot.key.as_ref().and_then(|name| self.by_name.get(name)).copied();
             let finding = ix.and_then(|ix| self.cells.get(&ix)).and_then(|cell| cell.kept.life.finding());
@@ -309,9 +308,26 @@ impl Watch {
     }
 
     pub(super) fn recount(&mut self, now: Now) {
+        self.refresh_vouching();
         for ws in self.workspaces.values_mut() {
-            ws.decided = ws.decide(now.wall);
+            // As it was with every override: those that ended meanwhile end next, and are told.
+            ws.decided = ws.decide(Wall(i64::MIN));
         }
+        // A key whose proof was not on disk yet vouches no more: what is shown may differ.
+        let any = |ws: &&mut Workspace| ws.needs == crate::config::Needs::Any && !ws.orders.is_empty();
+        let again: Vec<WorkspaceId> = self
+            .workspaces
+            .values_mut()
+            .filter(any)
+            .map(|ws| {
+                ws.sequence = ws.sequence.next(now.wall.0);
+                ws.id.clone()
+            })
+            .collect();
+        for id in again {
+            self.store_workspace(&id);
+        }
+        self.expire_overrides(now);
     }
 
     fn announce_start(&mut self, now: Now, start: Start) {
@@ -335,9 +351,7 @@ impl Watch {
     pub(super) fn show_everything(&mut self, now: Now, out: &mut Effects) {
         let ids: Vec<WorkspaceId> = self.workspaces.keys().cloned().collect();
         for id in ids {
-            if let Some(view) = self.workspace_view(now, &id) {
-                out.publish.push(Change::Workspace(Arc::new(view)));
-            }
+            self.publish_workspace(now, &id, out);
         }
         for ix in self.cells.keys() {
             self.show_key(now, *ix, out);

@@ -78,7 +78,8 @@ impl Watch {
             orders.overrides.clear();
         }
         let waits = self.ledger.withholds_raise(id) || !ws.lifting.is_empty();
-        let access = orders.access(&ws.bound, ws.needs, now.wall);
+        let floor = if self.ledger.withholds_raise(id) { ws.floor } else { Access::Open };
+        let access = orders.access(&ws.counting(), ws.needs, now.wall).max(floor);
         let first = deciding(&orders, now.wall).filter(|_| access != Access::Open);
         let durable = self.ledger.is_durable(id);
         let kind = first.and_then(|order| match order.cause {
@@ -160,13 +161,31 @@ impl Watch {
     }
 
     /// Shows a workspace, unless its lowering still waits for the disk.
-    pub(super) fn show_workspace(&self, now: Now, id: &WorkspaceId, out: &mut Effects) {
-        if self.ledger.withholds(id) {
-            return;
+    pub(super) fn show_workspace(&mut self, now: Now, id: &WorkspaceId, out: &mut Effects) {
+        if !self.ledger.withholds(id) {
+            self.publish_workspace(now, id, out);
         }
-        if let Some(view) = self.workspace_view(now, id) {
-            out.publish.push(Change::Workspace(Arc::new(view)));
+    }
+
+    /// Whoever sees two levels of access under one number cannot tell which is the later one.
+    pub(super) fn publish_workspace(&mut self, now: Now, id: &WorkspaceId, out: &mut Effects) {
+        let Some(mut view) = self.workspace_view(now, id) else { return };
+        let waits = self.ledger.withholds_raise(id);
+        let Some(ws) = self.workspaces.get_mut(id) else { return };
+        let differs = ws.last_shown.is_some_and(|(sequence, access)| access != view.access && view.sequence <= sequence);
+        if differs {
+            ws.sequence = ws.sequence.next(now.wall.0);
+            view.sequence = ws.sequence;
+            if waits || !ws.lifting.is_empty() {
+                ws.meanwhile = ws.sequence;
+                ws.sequence = ws.sequence.next(now.wall.0);
+            }
         }
+        ws.last_shown = Some((view.sequence, view.access));
+        if differs {
+            self.store_workspace(id);
+        }
+        out.publish.push(Change::Workspace(Arc::new(view)));
     }
 
     pub(super) fn show_key(&self, now: Now, ix: KeyIx, out: &mut Effects) {

@@ -2,6 +2,7 @@
 //! Orders on workspaces: lowered at once, lifted only when the disk has it. A lock names its key by
 //! provider and reference, so that re-registering or renaming a key changes no access.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::config::Needs;
@@ -19,6 +20,8 @@ use crate::words::{Access, By, Cause, EventType, HeldBy, Release, Sequence};
 pub struct Workspace {
     pub id: WorkspaceId,
     pub bound: Vec<KeyName>,
+    /// Bound keys that were proven: of several keys only such a one can keep the workspace open.
+    pub vouching: BTreeSet<KeyName>,
     pub needs: Needs,
     pub orders: Orders,
     /// Orders whose lift is on its way to the disk; they act until then.
@@ -32,6 +35,9 @@ pub struct Workspace {
     pub meanwhile: Sequence,
     /// The number that the store had at the start.
     pub stored: Sequence,
+    pub last_shown: Option<(Sequence, Access)>,
+    /// Shown at least, while what opens the workspace waits for the disk.
+    pub floor: Access,
 }
 
 /// What lowering one workspace came to.
@@ -48,6 +54,9 @@ impl Workspace {
         Self {
             id,
             bound: Vec::new(),
+            vouching: BTreeSet::new(),
+            floor: Access::Open,
+            last_shown: None,
             needs: Needs::All,
             orders: Orders::default(),
             lifting: Vec::new(),
@@ -76,11 +85,17 @@ impl Workspace {
     }
 
     pub fn shown(&self, now: Wall) -> Access {
-        self.acting().access(&self.bound, self.needs, now)
+        self.acting().access(&self.counting(), self.needs, now)
     }
 
     pub fn decide(&self, now: Wall) -> Access {
-        self.orders.access(&self.bound, self.needs, now)
+        self.orders.access(&self.counting(), self.needs, now)
+    }
+
+    /// Bound keys that speak for the workspace: those with an order, and proven ones without.
+    pub fn counting(&self) -> Vec<KeyName> {
+        let acting = self.acting();
+        self.bound.iter().filter(|name| acting.automatic.contains_key(*name) || self.vouching.contains(*name)).cloned().collect()
     }
 }
 
@@ -302,6 +317,7 @@ impl Watch {
         if !changed.is_empty() {
             self.tell_unlock(now, ix, None, &changed);
         }
+        self.settle_needs(now);
     }
 
     /// Overrides that ended: what they kept off acts again.

@@ -48,7 +48,8 @@ pub struct Checker {
     pub dropped: BTreeMap<String, u64>,
     /// How often what a key truly is has changed.
     pub changes: BTreeMap<String, u64>,
-    /// Policies as they were lately, so that a reload does not make a fair lock look unfair.
+    /// Keys that refuse and did not lock yet, since when.
+    pub refusing: BTreeMap<String, u64>,
     sequences: BTreeMap<WorkspaceId, (Sequence, Access)>,
     lifted_in_crash: BTreeSet<WorkspaceId>,
 }
@@ -104,6 +105,8 @@ impl Checker {
 
     pub fn saw(&mut self, reference: &str, turn: u64, at: u64, evidence: &Evidence, refused: Refusals, view: Option<&KeyView>) {
         let ok = |leg: Leg| evidence.leg(leg).is_some_and(|l| l.outcome == LegOutcome::Ok);
+        let ungranted = |l: &cmek_watchdog::probe::LegResult| l.failure_kind == Some(FailureKind::AccessDenied);
+        let described = ok(Leg::Describe) || evidence.leg(Leg::Describe).is_some_and(ungranted);
         let stated = evidence.leg(Leg::Describe).is_some_and(|l| l.stated);
         let opened = |version: &cmek_watchdog::key::KeyVersion| {
             evidence.legs.iter().any(|l| l.leg == Leg::UnwrapVersion && l.version.as_ref() == Some(version) && l.outcome == LegOutcome::Ok)
@@ -117,7 +120,7 @@ impl Checker {
             turn,
             refused,
             conclusive: any_refused || good,
-            complete: good && needed && ok(Leg::Describe) && !stated && !any_refused,
+            complete: good && needed && described && !stated && !any_refused,
             good,
         };
         let all = self.seen.entry(reference.to_owned()).or_default();
@@ -182,8 +185,7 @@ fn planned<'a>(plan: &'a Plan, id: &KeyId) -> Option<&'a PlannedKey> {
 }
 
 fn policy_of(world: &World, key: &PlannedKey) -> Arc<Policy> {
-    let config = world.plan.config();
-    config.policies.iter().find(|(id, _)| id.as_str() == key.policy).map(|(_, policy)| Arc::clone(policy)).unwrap_or_default()
+    world.config.policies.iter().find(|(id, _)| id.as_str() == key.policy).map(|(_, policy)| Arc::clone(policy)).unwrap_or_default()
 }
 
 /// Everything that is asked of one view of a workspace as it appears.
@@ -234,6 +236,7 @@ fn views_tell_the_orders(world: &mut World, view: &WorkspaceView) {
 /// An automatic lock needs a key that was really refusing through the looks that confirmed it.
 fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
     world.check.tally.locks += 1;
+    time_to_lock(world, lock);
     if lock.by == By::Manual {
         return;
     }
@@ -267,6 +270,18 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
     if refused.len() < looks || spread + 2_000 < over.0 {
         let text = format!("{} refused looks over {spread} ms of {looks} over {over}", refused.len());
         false_lock(world, view, &key, &text);
+    }
+}
+
+/// How long a lock took, where nothing but the revocation happened.
+fn time_to_lock(world: &mut World, lock: &LockView) {
+    let Some(key) = lock.key.as_ref().and_then(|id| planned(&world.plan, id)) else { return };
+    let Some(since) = world.check.refusing.remove(&key.id) else { return };
+    let disturbed = world.check.disturbed_all.max(world.check.disturbed.get(&key.provider).copied().unwrap_or(0));
+    let crashed = world.check.crashes.last().map_or(0, |(at, more)| at + more);
+    if lock.access == Access::Locked && disturbed < since && crashed < since {
+        let took = world.mono.saturating_sub(since);
+        world.check.tally.longest_to_lock_ms = world.check.tally.longest_to_lock_ms.max(took);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The store and the spool as they are on the disk: one transaction a commit, lifts by compare and
 //! set, a batch stored once whatever the number of tries, orders of the spool folded in at a start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cmek_watchdog::journal::{Batch, CanaryRow, Commit, Committed, Order, OrderSlot, OrderWrite, OverrideRow, Record, Restored};
@@ -115,10 +115,6 @@ impl Disk {
     /// Notices that the store knows.
     pub fn knows(&self, receiver: &ReceiverId, id: &NoticeId) -> bool {
         self.outbox.contains_key(&(receiver.clone(), id.clone()))
-    }
-
-    pub fn lowered(&self) -> BTreeSet<WorkspaceId> {
-        self.orders.values().map(|order| order.workspace.clone()).collect()
     }
 }
 

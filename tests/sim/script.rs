@@ -91,7 +91,8 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
         Happening::Owner => owner(world),
         Happening::Restore { key, provider, reference } => {
             let current = world.cloud.key(&provider, &reference).truth.current;
-            let well = Truth { current, ..super::cloud::CloudKey::new("").truth };
+            let describe_denied = world.dice.chance(200);
+            let well = Truth { current, describe_denied, ..super::cloud::CloudKey::new("").truth };
             change(world, &key, &provider, &reference, well);
         }
         Happening::Wave => wave(world),
@@ -171,7 +172,9 @@ fn change(world: &mut World, id: &str, provider: &str, reference: &str, truth: T
     let now = format!("{:?}", key.truth);
     world.say(|| format!("truly {id} {now} spreads {spread} ms"));
     let refuses = key_refuses(world, provider, reference);
+    world.check.refusing.remove(id);
     if refuses {
+        world.check.refusing.insert(id.to_owned(), until);
         world.after(spread + 1_000, Item::LockDue { key: id.to_owned(), since: until, change: number });
     }
     until
@@ -298,6 +301,7 @@ fn reload(world: &mut World) -> Vec<Event> {
     let mono = world.mono;
     world.check.disturbed_all(mono + 5_000);
     let config = world.plan.config();
+    world.config = std::sync::Arc::clone(&config);
     world.ask(Action::Reload { config })
 }
 

@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use cmek_watchdog::config::Config;
 use cmek_watchdog::journal::{Batch, Commit, StoreFault};
 use cmek_watchdog::key::{KeyId, ProviderId, ReceiverId, WorkspaceId};
 use cmek_watchdog::notify::{Delivery, Notice};
 use cmek_watchdog::operate::{Action, Operation};
 use cmek_watchdog::probe::{Call, Evidence, Next, ProbeRun};
 use cmek_watchdog::snapshot::{Change, KeyView, ProviderView, WorkspaceView};
-use cmek_watchdog::time::{Mono, Now, Span, Wall};
+use cmek_watchdog::time::{Mono, Now, Wall};
 use cmek_watchdog::watch::{Attempt, Effects, Event, ProbeOrder, Start, Subject, Ticket, Watch};
 
 use super::check::Checker;
@@ -89,6 +90,7 @@ pub struct World {
     pub cloud: Cloud,
     pub disk: Disk,
     pub plan: Plan,
+    pub config: Arc<Config>,
     pub store: StoreMood,
     pub receivers_down: BTreeSet<String>,
     pub mono: u64,
@@ -125,6 +127,7 @@ impl World {
             dice,
             cloud,
             disk: Disk::default(),
+            config: plan.config(),
             plan,
             store: StoreMood { down: false, latency: 5, errors_permille: 0 },
             receivers_down: BTreeSet::new(),
@@ -317,9 +320,10 @@ impl World {
                 if self.trace && before.as_ref().is_none_or(|b| b.access != view.access || b.locks.len() != view.locks.len()) {
                     self.say(|| {
                         format!(
-                            "shown {} {} locks {:?}",
+                            "shown {} {} #{} locks {:?}",
                             view.workspace,
                             view.access,
+                            view.sequence.0,
                             view.locks.iter().map(|l| (l.key.clone(), l.cause, l.access, l.release)).collect::<Vec<_>>()
                         )
                     });
@@ -481,7 +485,7 @@ impl World {
     pub fn start(&mut self) {
         let now = self.now();
         let mut out = Effects::default();
-        let config = self.plan.config();
+        let config = Arc::clone(&self.config);
         let restored = self.disk.restored();
         self.say(|| format!("start with {} orders, {} spooled", restored.orders.len(), self.disk.spool.len()));
         let before = self.workspaces.clone();
@@ -496,9 +500,5 @@ impl World {
         super::check::shown_after_restart(self, &before);
         self.perform(out);
         self.do_turn(vec![Event::Wake]);
-    }
-
-    pub fn span_to_end(&self) -> Span {
-        Span(self.queue.len() as u64)
     }
 }
