@@ -27,10 +27,10 @@ use serde_json::Value;
 use support::{PATIENCE, Place, QUICK, get, now};
 
 /// Keys whose state is drawn; each has one workspace.
-const KEYS: usize = 4;
+const KEYS: usize = 6;
 /// A key that is disabled for so long is locked, although the daemon dies every second: two probe
 /// intervals, two looks with their pauses, and two lives of the daemon beside the machine's load.
-const AT_MOST: Duration = Duration::from_secs(20);
+const AT_MOST: Duration = Duration::from_secs(12);
 
 /// Numbers that one seed always draws again (splitmix64).
 struct Draw(u64);
@@ -146,7 +146,7 @@ impl Keys {
         Self { hands: vec![Hand { disabled: false, since: now, until: now }; KEYS], draw, changes: 0 }
     }
 
-    /// Changes the keys whose time has come. A third of the disabled times is long enough for a lock
+    /// Changes the keys whose time has come. A quarter of the disabled times is long enough for a lock
     /// whatever happens, the rest may be too short.
     fn turn(&mut self, place: &Place) {
         for (n, hand) in self.hands.iter_mut().enumerate() {
@@ -154,10 +154,10 @@ impl Keys {
                 continue;
             }
             let name = format!("k{n}");
-            let stays = match (hand.disabled, self.draw.below(3)) {
-                (false, 0) => self.draw.millis(22_000, 30_000),
-                (false, _) => self.draw.millis(500, 6_000),
-                (true, _) => self.draw.millis(2_000, 9_000),
+            let stays = match (hand.disabled, self.draw.below(4)) {
+                (false, 0) => self.draw.millis(13_000, 17_000),
+                (false, _) => self.draw.millis(300, 5_000),
+                (true, _) => self.draw.millis(500, 6_000),
             };
             // What is disabled counts from after the change, what is enabled from before it.
             if hand.disabled {
@@ -257,7 +257,7 @@ impl Trial {
 
     /// One life of the daemon: start, look and change keys for a while, kill.
     fn live(&mut self) {
-        let life = self.keys.draw.millis(50, 1_600);
+        let life = self.keys.draw.millis(50, 1_100);
         // One in eight dies while it starts.
         let early = (self.keys.draw.below(8) == 0).then(|| self.keys.draw.millis(0, 250));
         let started = Instant::now();

@@ -97,7 +97,7 @@ fn a_lock_and_its_end_arrive_once_by_mail_and_signed_hook_and_say_what_to_do() {
     for (mail, (id, _)) in [&mail, &end].into_iter().zip(&told) {
         assert!(mail["headers"]["message-id"].as_str().unwrap().contains(id.as_str()), "{id}: {}", mail["headers"]["message-id"]);
     }
-    assert_eq!(daemon.metric("cmek_notices_total{receiver=\"mail\",outcome=\"delivered\"}"), Some(2.0));
+    assert_eq!(daemon.metric("cmek_notices_total{outcome=\"delivered\",receiver=\"mail\"}"), Some(2.0));
     daemon.stop();
 }
 
@@ -112,7 +112,7 @@ fn a_mail_server_that_was_away_during_the_lock_gets_it_once_and_in_order() {
     place.kms().enable("demo", now()).unwrap();
     daemon.wait_access("wrkspc_demo", "open", Duration::from_secs(15));
     daemon.wait("a try has failed", Duration::from_secs(30), || {
-        daemon.metric("cmek_notices_total{receiver=\"mail\",outcome=\"retried\"}").is_some_and(|count| count >= 1.0)
+        daemon.metric("cmek_notices_total{outcome=\"retried\",receiver=\"mail\"}").is_some_and(|count| count >= 1.0)
     });
     assert_eq!(daemon.metric("cmek_outbox_depth{receiver=\"mail\"}"), Some(2.0));
     // Not even the queue's memory is needed.

@@ -24,7 +24,7 @@ fn a_manual_lock_is_lifted_by_hand_alone() {
     // What is not locked is unlocked already.
     place.good(&["unlock", "wrkspc_demo", "--reason", "again"]);
     assert_eq!(place.cli(&["unlock", "wrkspc_nobody", "--reason", "typo"]).code, 66);
-    assert_eq!(place.cli(&["lock", "wrkspc demo", "--reason", "not an id"]).code, 2);
+    assert_eq!(place.cli(&["lock", "wrkspc demo", "--reason", "not an id"]).code, 66);
     assert_eq!(place.cli(&["lock", "wrkspc_demo"]).code, 2, "an order needs a reason");
     daemon.stop();
 }
@@ -108,8 +108,9 @@ fn a_wave_of_unstated_denials_is_held_until_a_person_releases_it() {
         daemon.get("/v1/status").json()["providers"][0]["held"].as_array().is_some_and(|held| held.len() == 4)
     });
     for n in 1..=4 {
-        let shown = daemon.workspace(&format!("ws_{n}"));
-        assert_eq!((&shown["access"], &shown["would_access"]), (&json!("open"), &json!("locked")), "{shown}");
+        let key = daemon.key(&format!("k{n}"));
+        assert_eq!((&key["state"], &key["held_by"]), (&json!("suspect"), &json!("brake")), "{key}");
+        assert_eq!(daemon.access(&format!("ws_{n}")), "open");
     }
     // Held is not forgotten by a crash.
     daemon.kill();

@@ -57,7 +57,6 @@ fn by_signal() {
 fn by_command_with_an_exit_code() {
     let place = Place::new(&format!("{QUICK}{DEMO}"));
     let daemon = place.start();
-    // The command itself reads the file for the socket's place, so a bad file is told either way.
     place.write(&head(&place), &format!("{QUICK}{MISTAKE}{DEMO}{OTHER}"));
     let ran = place.cli(&["reload"]);
     assert_eq!(ran.code, 78, "{ran:?}");
@@ -69,6 +68,24 @@ fn by_command_with_an_exit_code() {
     assert_eq!(daemon.get("/v1/keys/other").status, 200, "`reload` answers when it is done");
     assert!(daemon.events().contains(&"config.reloaded".to_owned()));
     daemon.stop();
+}
+
+#[test]
+fn an_operator_reaches_the_daemon_although_the_file_is_faulty() {
+    let place = Place::new(&format!("{QUICK}{DEMO}"));
+    let daemon = place.start();
+    for broken in [MISTAKE, "[[[ not even TOML\n"] {
+        place.write(&head(&place), &format!("{QUICK}{DEMO}{broken}"));
+        let ran = place.good(&["lock", "wrkspc_demo", "--reason", "INC-9"]);
+        assert!(ran.err.contains("config.toml:"), "the faulty file is told: {ran:?}");
+        assert_eq!(daemon.access("wrkspc_demo"), "locked");
+        place.good(&["unlock", "wrkspc_demo", "--reason", "INC-9 closed"]);
+        assert_eq!(place.cli(&["reload"]).code, 78);
+        assert!(flagged(&daemon));
+    }
+    daemon.stop();
+    let ran = place.cli(&["status"]);
+    assert_eq!(ran.code, 78, "with nobody there, the file's faults are the news: {ran:?}");
 }
 
 #[test]

@@ -93,6 +93,15 @@ fn a_manual_lock_of_a_workspace_that_nobody_knew_survives_a_kill() {
 }
 
 #[test]
+fn a_stop_right_after_the_first_answer_is_graceful() {
+    let place = Place::new(&format!("{QUICK}{DEMO}"));
+    for _ in 0..10 {
+        place.start().stop();
+        assert!(!place.path("run/control.sock").exists());
+    }
+}
+
+#[test]
 fn what_was_confirmed_before_a_kill_counts_after_it() {
     const OVER: Duration = Duration::from_secs(12);
     let slow = QUICK.replace(
