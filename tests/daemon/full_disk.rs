@@ -120,3 +120,19 @@ fn a_start_on_a_full_disk_keeps_the_lock() {
     daemon.wait("the lock is stored", Duration::from_secs(30), || daemon.workspace("wrkspc_demo")["durable"] == true);
     daemon.stop();
 }
+
+#[test]
+fn a_stop_on_a_full_disk_ends_in_time_and_keeps_the_lock() {
+    let Some((place, disk)) = place_on(SmallDisk::mount) else { return };
+    let daemon = full_and_revoked(&place, &disk);
+    let before = daemon.workspace("wrkspc_demo");
+    let took = daemon.stop();
+    println!("full disk: stopped in {took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    place.kms().enable("demo", now()).unwrap();
+    disk.empty();
+    let daemon = place.start();
+    let shown = daemon.workspace("wrkspc_demo");
+    assert_eq!((&shown["access"], &shown["sequence"]), (&"locked".into(), &before["sequence"]), "{shown}");
+    daemon.stop();
+}

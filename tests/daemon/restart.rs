@@ -129,3 +129,33 @@ fn what_was_confirmed_before_a_kill_counts_after_it() {
     assert!(since_ready < OVER - Duration::from_secs(2), "the count began anew: {since_ready:?}");
     daemon.stop();
 }
+
+#[test]
+fn a_stop_waits_neither_for_a_receiver_that_hangs_nor_for_an_idle_visitor() {
+    // Takes every connection and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let (seen, hooked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || silent.incoming().flatten().for_each(|stream| drop(seen.send(stream))));
+    let mut place = Place::new(&format!(
+        "{QUICK}{DEMO}[receivers.hook]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\nsecret = \"env:TEST_HOOK_SECRET\"\n\
+         [[routes]]\nreceivers = [\"hook\"]\nseverity = \"critical\"\n"
+    ));
+    place.env.push(("TEST_HOOK_SECRET".to_owned(), "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".to_owned()));
+    let daemon = place.start();
+    daemon.wait_state("demo", "active", PATIENCE);
+    place.kms().disable("demo", now()).unwrap();
+    daemon.wait_access("wrkspc_demo", "locked", Duration::from_secs(15));
+    let held = hooked.recv_timeout(Duration::from_secs(20)).unwrap();
+    let visitor = std::net::TcpStream::connect(("127.0.0.1", place.port)).unwrap();
+    let took = daemon.stop();
+    println!("restart: stopped in {took:?} with a receiver that hangs and an idle visitor");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(!place.path("run/control.sock").exists());
+    drop((held, visitor));
+    // What was not delivered is not forgotten.
+    let daemon = place.start();
+    hooked.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(daemon.metric("cmek_outbox_depth{receiver=\"hook\"}"), Some(1.0));
+    daemon.stop();
+}
