@@ -23,6 +23,7 @@ use crate::operate::Answered;
 use crate::time::{Mono, Now, Span};
 use crate::watch::{Effects, Event, Ticket, Watch};
 
+pub use reload::LastGood;
 pub use start::Fault;
 
 /// What the command line says.

@@ -2,16 +2,18 @@
 //! Commands that only the running daemon can carry out, over its control socket. If it is not there,
 //! nothing is done and that is said; an order is never left lying for later.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use super::exit::{self, CliError, REVOKED};
-use super::show::{Shown, row, table};
+use super::exit::{CliError, REVOKED};
+use super::show::{self, Shown, row, table};
 use super::{BrakeAct, Command, KeyAct, ReceiversAct, VersionAct};
+use crate::config::load::{self, LoadError};
 use crate::http::client::{self, ClientError, segment};
 use crate::http::socket;
+use crate::run::LastGood;
 use crate::time::Span;
 
 const LONGEST_OVERRIDE: Span = Span::from_hours(24);
@@ -31,9 +33,16 @@ struct Request {
 /// If the daemon cannot be reached, refuses, or the configuration that names its socket is faulty.
 pub async fn ask(config: &Path, command: &Command) -> Result<Shown, CliError> {
     let request = request(command)?;
-    let config = exit::load(config)?.config;
-    let socket = Path::new(&config.server.run_dir).join(socket::NAME);
-    let answer = client::call(&socket, request.method, &request.path, request.body).await;
+    let (run_dir, faulty) = run_dir(config)?;
+    let answer = client::call(&run_dir.join(socket::NAME), request.method, &request.path, request.body).await;
+    let faulty = match (&answer, faulty) {
+        // Nobody is there to act on an older configuration: the file's own faults are the news.
+        (Err(ClientError::Unreachable { .. }), Some(faulty)) => return Err(faulty.into()),
+        (_, faulty) => faulty.filter(|_| !matches!(command, Command::Reload)),
+    };
+    if let Some(faulty) = faulty {
+        show::to_stderr(&[format!("the configuration file is faulty; the running daemon does not use it:\n{faulty}")]);
+    }
     let (status, body) = answer.map_err(|source| {
         let consequence = match &source {
             ClientError::Unreachable { .. } | ClientError::Malformed(_) => request.otherwise,
@@ -52,6 +61,21 @@ pub async fn ask(config: &Path, command: &Command) -> Result<Shown, CliError> {
             Ok(Shown::good(body, format!("{}: {released}\n", request.done)))
         }
         _ => Ok(Shown::good(body, format!("{}\n", request.done))),
+    }
+}
+
+/// Where the daemon's socket lies. A mistake in the file must not keep an operator from locking: the
+/// folder is then read on its own, or from the configuration that the daemon kept as the last good one.
+fn run_dir(config: &Path) -> Result<(PathBuf, Option<LoadError>), CliError> {
+    match load::load(config) {
+        Ok(loaded) => Ok((PathBuf::from(&loaded.config.server.run_dir), None)),
+        Err(faulty) => {
+            let last_good = || LastGood::beside(config).load().map(|loaded| PathBuf::from(&loaded.config.server.run_dir));
+            match load::run_dir(config).or_else(last_good) {
+                Some(run_dir) => Ok((run_dir, Some(faulty))),
+                None => Err(faulty.into()),
+            }
+        }
     }
 }
 

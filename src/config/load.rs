@@ -92,6 +92,18 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     from_text(&text, &name, &base_dir)
 }
 
+/// Folder of the control socket that a file names although it cannot be used otherwise: with a mistake
+/// in the file an operator must reach the running daemon all the same. Nothing if it is not TOML.
+#[must_use]
+pub fn run_dir(path: &Path) -> Option<PathBuf> {
+    let table: toml::Table = read(path).ok()?.parse().ok()?;
+    let named = match table.get("server").and_then(|server| server.get("run_dir")) {
+        Some(named) => named.as_str()?,
+        None => "run",
+    };
+    Some(std::path::absolute(path).ok()?.parent()?.join(named))
+}
+
 /// Checks a configuration from its text. A bundle of [`Loaded::text`] stands for itself; the files
 /// that a plain text names are read.
 ///

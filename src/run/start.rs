@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch as flag;
 
 use crate::clock;
@@ -137,6 +137,8 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     };
     let stores = Stores { store: Arc::clone(&store) as Arc<dyn Store>, spool };
     let shared = Arc::new(ArcSwap::new(Arc::clone(&config)));
+    // From here on a signal waits for its turn: none ends the daemon in the middle of its first steps.
+    let signals = Signals::listen()?;
     // Doors are bound before the loop starts: a port that is taken ends the start with nothing begun.
     let address = config.server.listen;
     let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Fault::Listen { address, source })?;
@@ -165,7 +167,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
     };
-    serve(handle, store, app, reloader, listener, socket, tls).await
+    serve(handle, store, app, reloader, listener, socket, tls, signals).await
 }
 
 async fn serve(
@@ -176,6 +178,7 @@ async fn serve(
     listener: tokio::net::TcpListener,
     socket: ControlSocket,
     tls: Option<SharedTls>,
+    signals: Signals,
 ) -> Result<(), Fault> {
     let (closing, closed) = flag::channel(false);
     let until = |mut closed: flag::Receiver<bool>| async move {
@@ -186,7 +189,7 @@ async fn serve(
     let unix = tokio::spawn(serve_socket(socket, app, Limits::default(), until(closed)));
     let calendar = calendar::start(Arc::clone(&reloader.config), handle.asks.clone()).await;
     supervise::ready();
-    wait_for_signals(&reloader).await?;
+    signals.wait(&reloader).await;
     tracing::info!("stopping");
     supervise::stopping();
     if let Some(mut calendar) = calendar
@@ -205,23 +208,38 @@ async fn serve(
     }
 }
 
-/// SIGHUP reloads; SIGTERM and SIGINT end.
-async fn wait_for_signals(reloader: &Arc<Reloader>) -> Result<(), Fault> {
-    let mut hangup = signal(SignalKind::hangup()).map_err(Fault::runtime)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Fault::runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Fault::runtime)?;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => {
-                let reloader = Arc::clone(reloader);
-                tokio::spawn(async move {
-                    if let Err(error) = crate::http::Reload::reload(&*reloader, "signal").await {
-                        tracing::error!(%error, "the configuration was not taken");
-                    }
-                });
+/// The signals that mean something here, caught from the moment this is made.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Fault> {
+        let listen = |kind| signal(kind).map_err(Fault::runtime);
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// SIGHUP reloads; SIGTERM and SIGINT end.
+    async fn wait(mut self, reloader: &Arc<Reloader>) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    let reloader = Arc::clone(reloader);
+                    tokio::spawn(async move {
+                        if let Err(error) = crate::http::Reload::reload(&*reloader, "signal").await {
+                            tracing::error!(%error, "the configuration was not taken");
+                        }
+                    });
+                }
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
             }
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
         }
     }
 }

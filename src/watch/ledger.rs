@@ -184,6 +184,8 @@ impl Watch {
         match result {
             Ok(committed) => {
                 let rows = flight.commit.outbox.clone();
+                // Queues grow here; a receiver that is away for long must not show an old depth.
+                self.daemon_dirty |= !rows.is_empty();
                 self.outbox.stored(rows, now);
                 self.settle(now, flight.held, &committed, out);
                 out.spool_clear = self.ledger.undurable() == 0;

@@ -89,9 +89,10 @@ def main():
     parser.add_argument("--refuse-once", action="append", default=[], help="ADDRESS=CODE, the first time")
     parser.add_argument("--refuse-all", help="CODE for every recipient")
     parser.add_argument("--refuse-data", help="CODE for the mail itself")
+    parser.add_argument("--port", type=int, default=0, help="any free one unless said")
     options = parser.parse_args()
 
-    settings = {"hostname": "127.0.0.1", "port": 0}
+    settings = {"hostname": "127.0.0.1", "port": options.port}
     if options.mode != "plain":
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(options.cert, options.key)
