@@ -87,7 +87,7 @@ async fn boto3_agrees_with_our_own_aws() {
     both_stages(order(&aws.url(), "us-east-2", (ACCESS_KEY, "secret"), &keys), async || {
         aws.disable(&keys["disabled"]);
         aws.schedule_deletion(&keys["pending"], 7);
-        aws.deny(&keys["denied"], "kms:Decrypt");
+        aws.deny(&keys["denied"], "Decrypt");
     })
     .await;
 }
