@@ -172,7 +172,8 @@ impl Watch {
     /// be proven first is lowered until it is.
     pub(super) fn lock_new_bindings(&mut self, now: Now) {
         let mut wanted: Vec<(WorkspaceId, OrderKey, Finding, KeyIx)> = Vec::new();
-        for (ix, cell) in &self.cells {
+        // An unlock that is on its way has proof; a workspace bound meanwhile needs no lock.
+        for (ix, cell) in self.cells.iter().filter(|(_, cell)| !cell.unlocking) {
             let finding = match &cell.kept.life {
                 KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), held: None, .. } => *finding,
                 KeyState::Unproven => {
