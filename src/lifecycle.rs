@@ -408,7 +408,9 @@ impl At<'_> {
                 Step { state: KeyState::Revoked { finding, lock, looks }, did: Did::Relapsed, again: self.soon() }
             }
             Counted::Nothing | Counted::Good { complete: false, .. } => {
-                Step { state: KeyState::Recovering { finding, lock, rounds, held }, did: Did::Nothing, again: self.soon() }
+                // What waits for a person is not in a hurry.
+                let again = if held.is_some() { Again::In(self.policy.probe_interval) } else { self.soon() };
+                Step { state: KeyState::Recovering { finding, lock, rounds, held }, did: Did::Nothing, again }
             }
             Counted::Good { complete: true, .. } => {
                 let Again::In(spacing) = self.next_round() else {

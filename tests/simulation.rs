@@ -42,7 +42,7 @@ fn live(seed: u64, days_permille: u64, trace: bool) -> (Tally, Vec<String>) {
     let keys = dice.range(3, 25);
     let plan = plan::Plan::draw(&mut dice, keys);
     let interval = plan.interval_s * 1000;
-    let mut world = world::World::new(seed, dice, plan, trace);
+    let mut world = world::World::new(dice, plan, trace);
     world.crash_rate = *world.dice.pick(&[0, 0, 300, 3000]);
     let length = days_permille * 86_400;
     world.start();

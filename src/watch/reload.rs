@@ -177,7 +177,8 @@ impl Watch {
     /// be proven first is lowered until it is.
     pub(super) fn lock_new_bindings(&mut self, now: Now) {
         let mut wanted: Vec<(WorkspaceId, OrderKey, Finding, KeyIx)> = Vec::new();
-        for (ix, cell) in &self.cells {
+        // An unlock that is on its way has proof; a workspace bound meanwhile needs no lock.
+        for (ix, cell) in self.cells.iter().filter(|(_, cell)| !cell.unlocking) {
             let finding = match &cell.kept.life {
                 KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), held: None, .. } => {
                     *finding
@@ -213,12 +214,29 @@ impl Watch {
                 }
             }
         }
+        self.spare_new_bindings();
         for (id, key, finding, ix) in wanted {
             let event = if finding.cause == Cause::Stale { EventType::KeyUnproven } else { EventType::KeyRevoked };
             let message = self.sentence(ix, event, Some(finding.kind), false);
             let changed = self.lower(now, &id, Some(key), finding, &message);
             if changed.to > changed.from {
                 self.tell_group(now, Some(ix), &[&changed], changed.to, finding.cause, Some(finding), None);
+            }
+        }
+    }
+
+    /// A workspace bound to a key that works again and waits for approval is as good as released.
+    fn spare_new_bindings(&mut self) {
+        let workspaces = &self.workspaces;
+        for cell in self.cells.values_mut() {
+            if !matches!(cell.kept.life, KeyState::Recovering { held: Some(_), .. }) {
+                continue;
+            }
+            let name = &cell.name;
+            let unlocked = |id: &&WorkspaceId| workspaces.get(*id).is_none_or(|ws| !ws.orders.automatic.contains_key(name));
+            let spared: Vec<WorkspaceId> = cell.key.workspaces.iter().filter(unlocked).cloned().collect();
+            for id in spared {
+                cell.dirty |= cell.kept.released_to.insert(id);
             }
         }
     }

@@ -33,7 +33,6 @@ struct Seen {
 
 #[derive(Default)]
 pub struct Checker {
-    pub seed: u64,
     pub tally: Tally,
     pub violations: Vec<String>,
     pub stored_upto: u64,
@@ -55,8 +54,8 @@ pub struct Checker {
 }
 
 impl Checker {
-    pub fn new(seed: u64) -> Self {
-        Self { seed, ..Self::default() }
+    pub fn new() -> Self {
+        Self::default()
     }
 
     pub fn wrong(&mut self, what: String) {
@@ -103,7 +102,7 @@ impl Checker {
         }
     }
 
-    pub fn saw(&mut self, reference: &str, turn: u64, at: u64, evidence: &Evidence, refused: Refusals, view: Option<&KeyView>) {
+    pub fn saw(&mut self, reference: &str, turn: u64, evidence: &Evidence, refused: Refusals, view: Option<&KeyView>) {
         let ok = |leg: Leg| evidence.leg(leg).is_some_and(|l| l.outcome == LegOutcome::Ok);
         let ungranted = |l: &cmek_watchdog::probe::LegResult| l.failure_kind == Some(FailureKind::AccessDenied);
         let described = ok(Leg::Describe) || evidence.leg(Leg::Describe).is_some_and(ungranted);
@@ -116,7 +115,7 @@ impl Checker {
         let good = ok(Leg::Wrap) && ok(Leg::Unwrap);
         let any_refused = refused.wrap || refused.unwrap || refused.version;
         let seen = Seen {
-            at,
+            at: evidence.started.mono.0,
             turn,
             refused,
             conclusive: any_refused || good,
@@ -255,7 +254,10 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
         },
     };
     let all = world.check.seen.get(&key.reference).cloned().unwrap_or_default();
-    let recent: Vec<&Seen> = all.iter().rev().filter(|s| s.conclusive).take(looks + 3).collect();
+    // Without a witness our own lost permission counts too (A8), until the key itself refuses.
+    let ours = all.iter().rev().take(60).any(|s| s.refused.ours);
+    let (looks, over) = if ours { (1, Span::ZERO) } else { (looks, over) };
+    let recent: Vec<&Seen> = all.iter().rev().filter(|s| s.conclusive).take(60).collect();
     let truly = |s: &&&Seen| match (lock.cause, lock.access) {
         (Cause::VersionLost, _) => s.refused.version,
         (_, Access::Locked) => s.refused.unwrap,
@@ -380,7 +382,7 @@ pub fn lock_due(world: &mut World, id: &str, since: u64, change: u64) {
         bound = policy.probe_interval.times(2).plus(policy.stated_alone.over).plus(look).plus(Span::from_secs(2));
     }
     let quiet_since = since.max(world.check.disturbed_all).max(world.check.disturbed.get(&key.provider).copied().unwrap_or(0));
-    let crashes: u64 = world.check.crashes.iter().filter(|(at, _)| *at + 5_000 >= quiet_since).map(|(_, more)| more).sum();
+    let crashes: u64 = world.check.crashes.iter().filter(|(at, more)| at + more >= quiet_since).map(|(_, more)| more).sum();
     let due = quiet_since + bound.0 + crashes + 500;
     let side = world.cloud.side(&key.provider).clone();
     let troubled = side.fault.is_some() || side.denied || side.credentials || world.watch.is_none();
@@ -396,11 +398,15 @@ pub fn lock_due(world: &mut World, id: &str, since: u64, change: u64) {
         return world.after(wait, Item::LockDue { key: id.to_owned(), since, change });
     }
     let Some(view) = world.keys.get(id).cloned() else { return };
-    let dropped = kind == FailureKind::AccessDenied && world.check.dropped.get(&key.provider).is_some_and(|at| *at >= since);
+    let last_good = world.check.seen.get(&key.reference).and_then(|all| all.iter().rev().find(|s| s.good)).map_or(0, |s| s.at);
+    let dropped = kind == FailureKind::AccessDenied && world.check.dropped.get(&key.provider).is_some_and(|at| *at >= last_good);
     if matches!(view.state, StateWord::Unproven | StateWord::Retired) || dropped {
         return;
     }
     if !policy.enforce {
+        if world.store.down {
+            return world.after(bound.0, Item::LockDue { key: id.to_owned(), since, change });
+        }
         if !matches!(view.state, StateWord::Revoked) {
             missed(world, &key, "its shadow state");
         }

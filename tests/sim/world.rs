@@ -116,7 +116,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, mut dice: Dice, plan: Plan, trace: bool) -> Self {
+    pub fn new(mut dice: Dice, plan: Plan, trace: bool) -> Self {
         let mut cloud = Cloud::default();
         for key in &plan.keys {
             cloud.key(&key.provider, &key.reference).account = key.account.clone();
@@ -139,7 +139,7 @@ impl World {
             workspaces: BTreeMap::new(),
             keys: BTreeMap::new(),
             providers: BTreeMap::new(),
-            check: Checker::new(seed),
+            check: Checker::new(),
             crash_rate: 0,
             trace,
             queue: BTreeMap::new(),
@@ -455,7 +455,7 @@ impl World {
                 .collect();
             self.say(|| format!("saw {} {}", reference.rsplit('/').next().unwrap_or(""), legs.join(" ")));
         }
-        self.check.saw(&reference, self.turn + 1, self.mono, evidence, refused, view.map(|v| &**v));
+        self.check.saw(&reference, self.turn + 1, evidence, refused, view.map(|v| &**v));
     }
 
     /// The process dies here. What it had under way may or may not have come about.
