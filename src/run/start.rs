@@ -170,6 +170,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     serve(handle, store, app, reloader, listener, socket, tls, signals).await
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of a daemon, once")]
 async fn serve(
     handle: Handle,
     store: Arc<SqliteStore>,

@@ -1,6 +1,8 @@
 //! Starts a ministack for a test and stops it again. It comes from the Python environment that
 //! `tests/run` makes; without it the test fails and says so, it is never skipped.
 
+#![allow(dead_code, reason = "shared by several test binaries, each using its part")]
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +24,11 @@ impl Drop for Ministack {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A value of a query.
+pub fn encoded(text: &str) -> String {
+    text.bytes().map(|b| format!("%{b:02X}")).collect()
 }
 
 fn program() -> PathBuf {
@@ -79,7 +86,7 @@ impl Ministack {
     /// A new IAM user that may call KMS and STS as far as key policies let it; access key and secret.
     pub async fn user(&self, name: &str) -> (String, String) {
         let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["kms:*","sts:*"],"Resource":"*"}]}"#;
-        let encoded: String = policy.bytes().map(|b| format!("%{b:02X}")).collect();
+        let encoded = encoded(policy);
         self.iam(&format!("Action=CreateUser&UserName={name}")).await;
         self.iam(&format!("Action=PutUserPolicy&UserName={name}&PolicyName=p&PolicyDocument={encoded}")).await;
         let made = self.iam(&format!("Action=CreateAccessKey&UserName={name}")).await;
@@ -88,15 +95,25 @@ impl Ministack {
     }
 
     /// An IAM query as root; root's signature is not looked at.
-    async fn iam(&self, query: &str) -> String {
-        let answer = self.http("POST", "/", &format!("{query}&Version=2010-05-08")).await.unwrap();
+    pub async fn iam(&self, query: &str) -> String {
+        self.iam_of("test", query).await
+    }
+
+    /// An IAM query as root of an account: its twelve digits are an access key.
+    pub async fn iam_of(&self, account: &str, query: &str) -> String {
+        let answer = self.http_as(account, "POST", "/", &format!("{query}&Version=2010-05-08")).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{query}: {answer}");
         answer
     }
 
     async fn http(&self, method: &str, path: &str, body: &str) -> Option<String> {
+        self.http_as("test", method, path, body).await
+    }
+
+    async fn http_as(&self, access_key: &str, method: &str, path: &str, body: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
-        let scope = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0";
+        let scope =
+            format!("AWS4-HMAC-SHA256 Credential={access_key}/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0");
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nauthorization: {scope}\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
