@@ -167,18 +167,22 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
     };
-    serve(handle, store, app, reloader, listener, socket, tls, signals).await
+    serve(handle, store, app, reloader, Doors { listener, socket, tls }, signals).await
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a daemon, once")]
+/// What callers come in by, bound and not served yet.
+struct Doors {
+    listener: tokio::net::TcpListener,
+    socket: ControlSocket,
+    tls: Option<SharedTls>,
+}
+
 async fn serve(
     handle: Handle,
     store: Arc<SqliteStore>,
     app: App,
     reloader: Arc<Reloader>,
-    listener: tokio::net::TcpListener,
-    socket: ControlSocket,
-    tls: Option<SharedTls>,
+    Doors { listener, socket, tls }: Doors,
     signals: Signals,
 ) -> Result<(), Fault> {
     let (closing, closed) = flag::channel(false);
