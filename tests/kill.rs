@@ -303,8 +303,8 @@ fn turns(journal: &[Value]) -> Vec<(String, String, u64)> {
     journal.iter().filter_map(of).collect()
 }
 
-/// How many notices came more than once, each held against the crash before its repeat.
-fn repeats(got: &[Got]) -> BTreeMap<u64, BTreeSet<String>> {
+/// At most one notice comes again after a crash, and none within one life; gives how many did.
+fn at_most_one_a_crash(got: &[Got]) -> usize {
     let mut lives: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for one in got {
         lives.entry(&one.id).or_default().push(one.life);
@@ -316,7 +316,23 @@ fn repeats(got: &[Got]) -> BTreeMap<u64, BTreeSet<String>> {
             after.entry(pair[1]).or_default().insert(id.to_owned());
         }
     }
-    after
+    for (life, ids) in &after {
+        assert!(ids.len() <= 1, "{} notices came again after one crash (before life {life}): {ids:?}", ids.len());
+    }
+    after.values().map(BTreeSet::len).sum()
+}
+
+/// Order per workspace is that of the numbers; a repeat counts where it came first.
+fn assert_in_order(got: &[Got]) {
+    for n in 0..KEYS {
+        let mut seen = BTreeSet::new();
+        let firsts: Vec<u64> = got
+            .iter()
+            .filter(|one| one.event.starts_with("workspace.") && one.workspaces.contains(&format!("ws_{n}")) && seen.insert(&one.id))
+            .map(|one| one.sequence)
+            .collect();
+        assert!(firsts.is_sorted(), "ws_{n}: {firsts:?}");
+    }
 }
 
 fn place(hook: u16) -> Place {
@@ -383,35 +399,24 @@ fn nothing_is_lost_when_the_daemon_is_killed_again_and_again() {
         .filter(|(event, ws, number)| !got.iter().any(|one| one.event == *event && one.sequence == *number && one.workspaces.contains(ws)))
         .collect();
     assert!(missing.is_empty(), "of {} locks and unlocks no notice came of: {missing:?}", told.len());
-    let repeated = repeats(&got);
-    for (life, ids) in &repeated {
-        assert!(ids.len() <= 1, "{} notices came again after one crash (before life {life}): {ids:?}", ids.len());
-    }
-    // Order per workspace is that of the numbers.
-    for n in 0..KEYS {
-        let mut seen = BTreeSet::new();
-        let firsts: Vec<u64> = got
-            .iter()
-            .filter(|one| one.event.starts_with("workspace.") && one.workspaces.contains(&format!("ws_{n}")) && seen.insert(&one.id))
-            .map(|one| one.sequence)
-            .collect();
-        assert!(firsts.is_sorted(), "ws_{n}: {firsts:?}");
-    }
+    let repeated = at_most_one_a_crash(&got);
+    assert_in_order(&got);
     let locks = told.iter().filter(|(event, ..)| event == "workspace.locked").count();
     assert!(locks > 0 && (kills < 100 || trial.figures.locks_over_a_kill > 20), "nothing was tried: {:?}", trial.figures);
+    let figures = &trial.figures;
     println!(
         "kill: {kills} kills in {killing:.0?} (seed {seed}), {} of them before an answer; {} changes of keys, {locks} locks and {} unlocks; \
          {} locks stood over a kill, {} were opened between two answers; longest to lock {:.1?}, longest start {:.1?}; \
          {} notices, {} repeated; {} journal records, whole",
-        trial.figures.killed_before_an_answer,
+        figures.killed_before_an_answer,
         trial.keys.changes,
         told.len() - locks,
-        trial.figures.locks_over_a_kill,
-        trial.figures.opened_between,
-        trial.figures.longest_to_lock,
-        trial.figures.longest_start,
+        figures.locks_over_a_kill,
+        figures.opened_between,
+        figures.longest_to_lock,
+        figures.longest_start,
         got.len(),
-        repeated.values().map(BTreeSet::len).sum::<usize>(),
+        repeated,
         journal.len(),
     );
 }
