@@ -150,17 +150,19 @@ impl Loop {
     }
 
     fn perform(&mut self, now: Now, mut out: Effects, stopping: bool) {
-        for (ticket, answer) in std::mem::take(&mut out.replies) {
-            if let Some(caller) = self.waiting.remove(&ticket) {
-                // A caller that went away needs no answer.
-                let _ = caller.send(answer);
-            }
-        }
+        let replies = std::mem::take(&mut out.replies);
         if stopping {
             out.probes.clear();
             out.sends.clear();
         }
         self.effects.perform(out);
+        // Last: who is answered finds what was answered at every door.
+        for (ticket, answer) in replies {
+            if let Some(caller) = self.waiting.remove(&ticket) {
+                // A caller that went away needs no answer.
+                let _ = caller.send(answer);
+            }
+        }
         self.effects.progressed(now, &self.watch);
     }
 }

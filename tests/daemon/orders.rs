@@ -30,6 +30,21 @@ fn a_manual_lock_is_lifted_by_hand_alone() {
 }
 
 #[test]
+fn what_an_order_answers_is_what_every_door_shows_from_then_on() {
+    let place = Place::new(&format!("{QUICK}{DEMO}"));
+    let daemon = place.start();
+    for _ in 0..40 {
+        for (order, access, gate) in [("lock", "locked", 403), ("unlock", "open", 200)] {
+            let answer = daemon.post(&format!("/v1/workspaces/wrkspc_demo/{order}"), Some(&json!({ "reason": "INC-10" })));
+            assert_eq!((answer.status, &answer.json()["access"]), (200, &json!(access)));
+            assert_eq!(request(daemon.port, "GET", "/v1/authz", &[("x-workspace-id", "wrkspc_demo")], None).unwrap().status, gate);
+            assert_eq!(daemon.access("wrkspc_demo"), access);
+        }
+    }
+    daemon.stop();
+}
+
+#[test]
 fn a_lock_by_a_key_yields_to_proof_or_to_an_override_in_the_open() {
     let place = Place::new(&format!("{QUICK}{DEMO}"));
     let daemon = place.start();
@@ -144,8 +159,9 @@ fn an_old_version_is_retired_by_name() {
     // Nobody needs it: that it is disabled says nothing any more.
     place.good(&["local-kms", "disable", "demo", "--version", &old]);
     let probed = daemon.key("demo")["last_probe"]["at"].clone();
-    daemon.post("/v1/keys/demo/validate", None);
-    assert_ne!(daemon.key("demo")["last_probe"]["at"], probed);
+    let validated = daemon.post("/v1/keys/demo/validate", None).json();
+    assert_eq!(validated["state"], "active", "{validated}");
+    daemon.wait("the round is shown", PATIENCE, || daemon.key("demo")["last_probe"]["at"] != probed);
     assert_eq!(daemon.key_state("demo"), "active");
     daemon.stop();
 }
