@@ -49,9 +49,9 @@ impl Watch {
         // Without the stored canary nothing shows that the old material is back (A12).
         let in_lock = matches!(cell.kept.life, KeyState::Revoked { .. } | KeyState::Recovering { .. });
         if let Verdict::Good { complete, .. } = &mut verdict
-            && in_lock
+            && (in_lock || !cell.proven())
         {
-            let all_stored = cell.current_canary().is_some() && cell.needed_older().all(|(_, v)| v.canary.is_some());
+            let all_stored = !in_lock || (cell.current_canary().is_some() && cell.needed_older().all(|(_, v)| v.canary.is_some()));
             // A describe that the owner never granted says nothing; one that failed is no good leg.
             let described = evidence.leg(Leg::Describe).is_some_and(|leg| match leg.outcome {
                 LegOutcome::Ok => true,
@@ -88,6 +88,18 @@ impl Watch {
         self.answer_callers(now, ix, out);
         self.store_cell(now, ix);
         self.show_key_later(now, ix, out);
+        self.show_shadow(now, ix, &before, out);
+    }
+
+    /// Workspaces say what they would have in shadow mode as soon as that changes.
+    fn show_shadow(&mut self, now: Now, ix: KeyIx, before: &KeyState, out: &mut Effects) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        let shadow = |life: &KeyState| matches!(life, KeyState::Revoked { lock: None, .. });
+        if shadow(before) != shadow(&cell.kept.life) {
+            for id in cell.key.workspaces.clone() {
+                self.show_workspace(now, &id, out);
+            }
+        }
     }
 
     fn note_good(&mut self, now: Now, ix: KeyIx, identity: Option<&str>) {

@@ -140,13 +140,7 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
                 Err(_) => Vec::new(),
             };
         }
-        Happening::StoreTrouble => {
-            let down = world.dice.chance(400);
-            let latency = *world.dice.pick(&[5, 300, 2_000]);
-            world.store = StoreMood { down, latency, errors_permille: if world.dice.chance(500) { 300 } else { 0 } };
-            let wait = world.dice.range(1_000, if down { 3_600_000 } else { 600_000 });
-            world.after(wait, Item::Happens(Happening::StoreWell));
-        }
+        Happening::StoreTrouble => store_trouble(world),
         Happening::StoreWell => world.store = StoreMood { down: false, latency: 5, errors_permille: 0 },
         Happening::ReceiverAway => {
             let receiver = (*world.dice.pick(&RECEIVERS)).to_owned();
@@ -160,6 +154,14 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
         Happening::Crash => world.crash(),
     }
     Vec::new()
+}
+
+fn store_trouble(world: &mut World) {
+    let down = world.dice.chance(400);
+    let latency = *world.dice.pick(&[5, 300, 2_000]);
+    world.store = StoreMood { down, latency, errors_permille: if world.dice.chance(500) { 300 } else { 0 } };
+    let wait = world.dice.range(1_000, if down { 3_600_000 } else { 600_000 });
+    world.after(wait, Item::Happens(Happening::StoreWell));
 }
 
 fn change(world: &mut World, id: &str, provider: &str, reference: &str, truth: Truth) -> u64 {

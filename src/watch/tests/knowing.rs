@@ -1,0 +1,104 @@
+//! What is known of keys: rotations, versions, doubt, misses, and who asks.
+
+use super::*;
+
+fn one() -> Bench {
+    Bench::proven(&key("k", "\"w\"", "default"))
+}
+
+#[test]
+fn a_rotation_is_told_and_the_old_version_is_opened_next() {
+    let mut bench = one();
+    bench.truth("k").current = 2;
+    bench.run(130);
+    assert_eq!(bench.told(EventType::KeyRotated), 1);
+    let view = &bench.keys["k"];
+    let old = view.versions.iter().find(|v| v.version.as_str() == "v1").unwrap();
+    assert!(old.usable == Some(true) && old.protects_data && !old.current && old.last_checked.is_some());
+    // Back and forth within the hour is propagation.
+    bench.truth("k").current = 1;
+    bench.run(65);
+    bench.truth("k").current = 2;
+    bench.run(65);
+    assert_eq!((bench.told(EventType::KeyRotated), bench.keys["k"].rotations), (1, 1));
+}
+
+#[test]
+fn validate_joins_a_round_and_answers_when_it_is_judged() {
+    let mut bench = one();
+    let before = bench.probes.len();
+    bench.ask(7, Action::Validate { key: KeyId::new("k").unwrap() });
+    assert_eq!((bench.refusal(7), bench.probes.len() - before), (None, 1));
+    bench.ask(8, Action::Validate { key: KeyId::new("none").unwrap() });
+    assert_eq!(bench.refusal(8), Some(RefusalSlug::UnknownKey));
+    bench.cloud.side("p").fault = Some(cloud::Fault::Hang(1000));
+    bench.ask(9, Action::Validate { key: KeyId::new("k").unwrap() });
+    bench.ask(10, Action::RetireKey { key: KeyId::new("k").unwrap(), reason: "r".to_owned() });
+    assert_eq!((bench.refusal(9), bench.state("k")), (None, StateWord::Retired));
+}
+
+#[test]
+fn failing_credentials_lock_nothing_and_are_told_once() {
+    let mut bench = Bench::proven(&format!("{}{}", key("k", "\"w\"", "default"), key("l", "\"x\"", "default")));
+    bench.cloud.side("p").denied = true;
+    bench.run(3 * 3600);
+    assert_eq!((bench.access("w"), bench.access("x")), (Access::Open, Access::Open));
+    assert_eq!(bench.told(EventType::ProviderCredentials), 1);
+}
+
+#[test]
+fn staleness_is_told_at_its_marks_and_every_day() {
+    let mut bench = one();
+    bench.cloud.side("p").fault = Some(cloud::Fault::Kind(FailureKind::Throttled, 1000));
+    bench.run(400);
+    assert_eq!(bench.told(EventType::KeyStale), 1);
+    bench.run(3600);
+    assert_eq!(bench.told(EventType::KeyStale), 2);
+    bench.run(20 * 3600);
+    assert_eq!(bench.told(EventType::KeyStale), 2);
+    bench.run(5 * 3600);
+    assert_eq!(bench.told(EventType::KeyStale), 3);
+    assert_eq!(bench.access("w"), Access::Open);
+}
+
+#[test]
+fn a_probe_that_hangs_expires_and_its_late_answer_is_nobodys() {
+    let mut bench = one();
+    bench.cloud.side("p").fault = Some(cloud::Fault::Hang(1000));
+    bench.run(65);
+    let (subject, attempt) = bench.probes.iter().rev().find(|(s, _)| matches!(s, Subject::Key(_))).cloned().unwrap();
+    bench.run(60);
+    assert_eq!(bench.keys["k"].failure_kind, Some(FailureKind::Timeout));
+    let mut late = Evidence::lost(bench.now, FailureKind::Disabled, "late");
+    late.legs[1].stated = true;
+    for _ in 0..3 {
+        bench.turn(vec![Event::Probed { subject: subject.clone(), attempt, evidence: Box::new(late.clone()) }]);
+    }
+    assert_eq!((bench.state("k"), bench.access("w")), (StateWord::Active, Access::Open));
+}
+
+#[test]
+fn a_window_without_evidence_is_a_recorded_miss_with_its_cause() {
+    let mut bench = Bench::proven(&format!("[policies.fast]\nprobe_interval = \"1s\"\n{}", key("k", "\"w\"", "fast")));
+    bench.cloud.side("p").fault = Some(cloud::Fault::Hang(1000));
+    bench.run(10);
+    let missed: Vec<_> = bench.disk.records.iter().filter(|r| r.event == EventType::ProbeMissedWindow).collect();
+    assert!(missed.len() >= 3 && missed.iter().all(|r| r.detail["cause"] == "in_flight"), "{}", missed.len());
+}
+
+#[test]
+fn rounds_that_wait_for_a_control_key_are_judged_when_it_is_registered_no_more() {
+    let mut bench = one();
+    bench.control_hangs = true;
+    bench.deny("k", true);
+    bench.run(62);
+    let looked = bench.probes.len();
+    bench.run(10);
+    assert_eq!(bench.probes.len(), looked, "the round of the key waits for the control key");
+    let without = HEAD.replace("control_key", "# control_key");
+    let config = plan::parsed(&format!("{without}{}", key("k", "\"w\"", "default")));
+    bench.ask(1, Action::Reload { config });
+    assert_eq!(bench.state("k"), StateWord::Suspect);
+    bench.run(70);
+    assert!(bench.probes.len() > looked, "and looked at again");
+}
