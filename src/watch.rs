@@ -265,3 +265,6 @@ impl Watch {
         cell.key.policy.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests;
