@@ -132,6 +132,8 @@ fn a_version_that_came_and_went_between_two_looks_is_found_and_watched() {
     let found = [("1".to_owned(), true, true, Some(true)), ("2".to_owned(), false, true, Some(true))];
     assert_eq!(versions(&bench), found, "the list shows it, and it has a canary of its own");
     assert_eq!(bench.access("w1"), Access::Open);
+    let mut opened = bench.cloud.asked.iter().filter(|ask| ask.leg == Leg::UnwrapVersion).map(|ask| ask.version.clone().unwrap());
+    assert_eq!(opened.next_back(), Some(KeyVersion::new("2")));
     // Proof of that: its loss is seen.
     bench.cloud.refuse(&key, &[Leg::UnwrapVersion], &refusal(FailureKind::Disabled, true));
     bench.until(2 * HOUR, "the loss of version 2", |b| !b.told(EventType::KeyVersionLost).is_empty());
