@@ -48,5 +48,7 @@ impl Log {
 
 fn may_show(meta: &Metadata<'_>) -> bool {
     let ours = meta.target().strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    ours || *meta.level() <= Level::INFO
+    // The AWS client's warnings carry whole answers of the metadata service.
+    let most = if meta.target().starts_with("aws_config") { Level::ERROR } else { Level::INFO };
+    ours || *meta.level() <= most
 }

@@ -20,6 +20,8 @@ const CACHED: Span = Span::from_secs(10);
 /// The control key's own steady interval.
 const STEADY: Span = Span::from_secs(60);
 const CALL_TIMEOUT: Span = Span::from_secs(10);
+/// An outage is told when nothing of the provider was reached for so long.
+const UNREACHABLE_TOLD: Span = Span::from_mins(1);
 /// Without a failure of our credentials for so long, a good look ends the matter.
 const CREDENTIALS_QUIET: Span = Span::from_mins(10);
 
@@ -39,6 +41,9 @@ pub struct Control {
     pub credentials_failing: bool,
     /// When they failed last.
     credentials_at: Option<Mono>,
+    /// Since when the control key, or with none any key, could not be reached without a good look between.
+    unreachable_since: Option<Mono>,
+    unreachable_told: bool,
     pub clock_skew_ms: Option<i64>,
     pub missed: u64,
 }
@@ -57,6 +62,8 @@ impl Control {
             credentials_told: false,
             credentials_failing: false,
             credentials_at: None,
+            unreachable_since: None,
+            unreachable_told: false,
             clock_skew_ms: None,
             missed: 0,
         }
@@ -178,6 +185,7 @@ impl Watch {
         let Some(control) = self.controls.get_mut(provider) else { return };
         match verdict {
             Verdict::Good { .. } => {
+                (control.unreachable_since, control.unreachable_told) = (None, false);
                 // One key under a bad identity beside good ones must not page at every look.
                 if control.credentials_at.is_none_or(|at| now.mono.since(at) > CREDENTIALS_QUIET) {
                     control.credentials_failing = false;
@@ -192,7 +200,16 @@ impl Watch {
                     self.tell_provider(now, provider, EventType::ProviderCredentials, Some(FailureKind::Credentials));
                 }
             }
-            Verdict::Unsure { .. } | Verdict::Refused(_) => {}
+            Verdict::Unsure { kind: FailureKind::Unreachable, .. } => {
+                let since = *control.unreachable_since.get_or_insert(now.mono);
+                if now.mono.since(since) >= UNREACHABLE_TOLD && !control.unreachable_told {
+                    control.unreachable_told = true;
+                    self.tell_provider(now, provider, EventType::ProviderUnreachable, Some(FailureKind::Unreachable));
+                }
+            }
+            // An answer of any kind was an answer.
+            Verdict::Refused(_) => (control.unreachable_since, control.unreachable_told) = (None, false),
+            Verdict::Unsure { .. } => {}
         }
     }
 }

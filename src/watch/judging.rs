@@ -167,7 +167,11 @@ impl Watch {
 
     fn follow(&mut self, now: Now, ix: KeyIx, did: Did, verdict: &Verdict, out: &mut Effects) {
         match did {
-            Did::Nothing => self.tell_held_again(now, ix, verdict.kind()),
+            Did::Nothing => {
+                self.tell_held_again(now, ix, verdict.kind());
+                self.tell_unproven(now, ix, verdict);
+                self.mind_witness_grace(now, ix, verdict);
+            }
             Did::Proven => self.proven_now(now, ix),
             Did::Suspected(refused) => {
                 if let Some(good) = self.cells.get(&ix).and_then(|cell| cell.kept.last_good) {

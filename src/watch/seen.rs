@@ -3,7 +3,7 @@
 //! conclusive was seen. Staleness counts observed time only and alarms at its marks.
 
 use crate::key::KeyId;
-use crate::lifecycle::Finding;
+use crate::lifecycle::{Finding, KeyState};
 use crate::probe::Evidence;
 use crate::schedule::KeyIx;
 use crate::time::{Now, Span, Wall};
@@ -11,6 +11,8 @@ use crate::verdict::{Direction, Stated, Verdict};
 use crate::watch::{Effects, Watch};
 use crate::words::{Access, Cause, EventType, FailureKind};
 
+/// Rounds that a new key has to work in before its owner is told.
+const UNPROVEN_ROUNDS: u64 = 3;
 /// A held matter is paged again after so long.
 const AGAIN: Span = Span::from_hours(24);
 
@@ -117,6 +119,7 @@ impl Watch {
             cell.kept.last_conclusive = Some(now.into());
             if matches!(verdict, Verdict::Good { .. }) {
                 cell.kept.last_good = Some(now.into());
+                cell.kept.told.remove("witness_grace");
             }
             if cell.kept.stale > Span::ZERO {
                 (cell.kept.stale, cell.kept.stale_told, cell.kept.stale_told_at) = (Span::ZERO, 0, None);
@@ -184,6 +187,32 @@ impl Watch {
         {
             self.told_held(now, ix, kind);
         }
+    }
+
+    /// A key that has not worked after its first rounds was not onboarded rightly: said once.
+    pub(super) fn tell_unproven(&mut self, now: Now, ix: KeyIx, verdict: &Verdict) {
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        let failing = !matches!(verdict, Verdict::Good { complete: true, .. });
+        if cell.kept.life == KeyState::Unproven && failing && cell.rounds >= UNPROVEN_ROUNDS && !cell.kept.told.contains_key("unproven") {
+            cell.kept.told.insert("unproven".to_owned(), now.wall);
+            cell.dirty = true;
+            self.transition(now, ix, EventType::KeyUnproven, verdict.kind());
+        }
+    }
+
+    /// Denials that the control key cannot vouch for never hold in silence: after the policy's grace
+    /// a person is asked to decide.
+    pub(super) fn mind_witness_grace(&mut self, now: Now, ix: KeyIx, verdict: &Verdict) {
+        let Verdict::Refused(refused) = verdict else { return };
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        let KeyState::Suspect { looks, .. } = &cell.kept.life else { return };
+        let since = looks.first_refused().map(|first| now.mono.since(first.mono));
+        if !refused.weak || since.is_none_or(|since| since < cell.policy.witness_grace) || cell.kept.told.contains_key("witness_grace") {
+            return;
+        }
+        cell.kept.told.insert("witness_grace".to_owned(), now.wall);
+        cell.dirty = true;
+        self.tell_undecided(now, ix, refused.kind);
     }
 
     pub(super) fn key_id(&self, ix: KeyIx) -> Option<KeyId> {

@@ -381,6 +381,11 @@ impl Watch {
         self.simple(now, ix, EventType::KeySuspect, Severity::Critical, Some(kind), &text);
     }
 
+    pub(super) fn tell_undecided(&mut self, now: Now, ix: KeyIx, kind: FailureKind) {
+        let text = "The key refuses us, and our own control key cannot tell whether it is the key or us. Nothing is locked: decide, and lock by hand if it is the key.";
+        self.simple(now, ix, EventType::KeySuspect, Severity::Critical, Some(kind), text);
+    }
+
     pub(super) fn tell_flapping(&mut self, now: Now, ix: KeyIx, kind: FailureKind) {
         let text = "The key is refused now and works then; this goes on and neither confirms nor ends. The policy decides what follows.";
         self.simple(now, ix, EventType::KeySuspect, Severity::Warning, Some(kind), text);

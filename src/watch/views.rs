@@ -17,7 +17,7 @@ use crate::verdict::{Stated, Verdict};
 use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::tell::{code_of, deciding};
 use crate::watch::{Effects, Watch};
-use crate::words::{Access, By, Cause, FailureKind, VerdictWord};
+use crate::words::{Access, By, Cause, FailureKind, HeldBy, VerdictWord};
 
 /// A steady key is stored again after so long even if nothing changed, so that a restart knows when
 /// it was last seen well.
@@ -53,7 +53,7 @@ impl Watch {
             confirmed: finding.is_some() && !matches!(cell.kept.life, KeyState::Recovering { .. }),
             held_by: cell.kept.life.held_by(),
             enforced: cell.policy.enforce && !shadow,
-            would_access: if shadow { finding.map(|f| f.access) } else { None },
+            would_access: would_access(cell),
             since: cell.kept.since,
             workspaces: cell.key.workspaces.clone(),
             owner: cell.key.owner.clone(),
@@ -91,11 +91,7 @@ impl Watch {
             .and_then(|k| self.by_name.get(&(k.provider.clone(), Arc::clone(&k.reference))))
             .and_then(|ix| self.cells.get(ix));
         let bound = || ws.bound.iter().filter_map(|name| self.by_name.get(name)).filter_map(|ix| self.cells.get(ix));
-        let would = bound()
-            .filter(|c| matches!(c.kept.life, KeyState::Revoked { lock: None, .. }))
-            .filter_map(|c| c.kept.life.finding())
-            .map(|f| f.access)
-            .max();
+        let would = bound().filter_map(would_access).max();
         Some(WorkspaceView {
             workspace: id.clone(),
             access,
@@ -241,6 +237,21 @@ impl Watch {
 
 /// The row of a key. While its unlock is on the way it is written as what the unlock makes of it, in
 /// the same commit and in every one after it; in memory it recovers until the disk has it.
+/// What the workspaces would have: in shadow mode, or while the brake holds a confirmed lock.
+fn would_access(cell: &KeyCell) -> Option<Access> {
+    match &cell.kept.life {
+        KeyState::Revoked { finding, lock: None, .. } => Some(finding.access),
+        KeyState::Suspect { looks, held: Some(HeldBy::Brake), .. } => looks.confirmed(&cell.policy, true).and_then(|c| c.access),
+        KeyState::Unproven
+        | KeyState::Active
+        | KeyState::Impaired { .. }
+        | KeyState::Suspect { .. }
+        | KeyState::Revoked { .. }
+        | KeyState::Recovering { .. }
+        | KeyState::Retired => None,
+    }
+}
+
 fn row_text(cell: &KeyCell) -> Arc<str> {
     if cell.unlocking && matches!(cell.kept.life, KeyState::Recovering { .. }) {
         let kept = Kept { life: KeyState::Active, released_to: BTreeSet::new(), ..cell.kept.clone() };

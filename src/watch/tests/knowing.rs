@@ -102,3 +102,40 @@ fn rounds_that_wait_for_a_control_key_are_judged_when_it_is_registered_no_more()
     bench.run(70);
     assert!(bench.probes.len() > looked, "and looked at again");
 }
+
+#[test]
+fn a_provider_that_cannot_be_reached_is_told_once_until_it_answers() {
+    let mut bench = Bench::proven(&format!("{}{}", key("k", "\"w\"", "default"), key("l", "\"x\"", "default")));
+    bench.cloud.side("p").fault = Some(cloud::Fault::Kind(FailureKind::Unreachable, 1000));
+    bench.run(3600);
+    assert_eq!((bench.told(EventType::ProviderUnreachable), bench.access("w")), (1, Access::Open));
+    bench.cloud.side("p").fault = None;
+    bench.run(300);
+    bench.cloud.side("p").fault = Some(cloud::Fault::Kind(FailureKind::Unreachable, 1000));
+    bench.run(600);
+    assert_eq!(bench.told(EventType::ProviderUnreachable), 2);
+}
+
+#[test]
+fn a_key_that_never_works_is_told_once_and_locks_nothing() {
+    let mut bench = one();
+    bench.deny("never", true);
+    bench.reload(&format!("{}{}", key("k", "\"w\"", "default"), key("never", "\"x\"", "default")));
+    bench.run(3600);
+    assert_eq!((bench.told(EventType::KeyUnproven), bench.state("never"), bench.access("x")), (1, StateWord::Unproven, Access::Open));
+}
+
+#[test]
+fn a_denial_that_nobody_can_vouch_for_is_put_before_a_person() {
+    let mut bench = one();
+    bench.cloud.key("p", plan::CONTROL).truth.status = Status::Disabled;
+    bench.truth("k").unwrap_denied = true;
+    bench.run(29 * 60);
+    let asked =
+        |bench: &Bench| bench.notices.iter().filter(|n| n.event == EventType::KeySuspect && n.message.contains("lock by hand")).count();
+    assert_eq!((asked(&bench), bench.access("w")), (0, Access::Open));
+    bench.run(5 * 60);
+    assert_eq!((asked(&bench), bench.access("w")), (1, Access::Open));
+    bench.run(3600);
+    assert_eq!(asked(&bench), 1);
+}
