@@ -189,11 +189,9 @@ impl KeyCell {
     pub fn confirming(&self) -> Span {
         match &self.kept.life {
             KeyState::Suspect { looks, .. } | KeyState::Revoked { looks, .. } => looks.spacing(&self.policy),
-            KeyState::Unproven
-            | KeyState::Active
-            | KeyState::Impaired { .. }
-            | KeyState::Recovering { .. }
-            | KeyState::Retired => self.policy.suspect_interval,
+            KeyState::Unproven | KeyState::Active | KeyState::Impaired { .. } | KeyState::Recovering { .. } | KeyState::Retired => {
+                self.policy.suspect_interval
+            }
         }
     }
 

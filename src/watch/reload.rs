@@ -175,7 +175,9 @@ impl Watch {
         // An unlock that is on its way has proof; a workspace bound meanwhile needs no lock.
         for (ix, cell) in self.cells.iter().filter(|(_, cell)| !cell.unlocking) {
             let finding = match &cell.kept.life {
-                KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), held: None, .. } => *finding,
+                KeyState::Revoked { finding, lock: Some(_), .. } | KeyState::Recovering { finding, lock: Some(_), held: None, .. } => {
+                    *finding
+                }
                 KeyState::Unproven => {
                     let access = if cell.kept.locked_until_proven { Access::Locked } else { cell.policy.unproven };
                     if access == Access::Open {
@@ -237,7 +239,8 @@ impl Watch {
     pub(super) fn refresh_vouching(&mut self) {
         let (by_name, cells) = (&self.by_name, &self.cells);
         for ws in self.workspaces.values_mut() {
-            let proven = |name: &&crate::lockout::KeyName| by_name.get(*name).and_then(|ix| cells.get(ix)).is_some_and(|cell| cell.proven());
+            let proven =
+                |name: &&crate::lockout::KeyName| by_name.get(*name).and_then(|ix| cells.get(ix)).is_some_and(|cell| cell.proven());
             ws.vouching = ws.bound.iter().filter(proven).cloned().collect();
         }
     }

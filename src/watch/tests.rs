@@ -280,8 +280,10 @@ impl Bench {
 
 /// Seconds until a workspace is locked, one by one.
 fn until_locked(bench: &mut Bench, workspace: &str, most: u64) -> u64 {
-    (0..most).find(|_| {
-        bench.run(1);
-        bench.access(workspace) == Access::Locked
-    }).expect("a lock in time")
+    (0..most)
+        .find(|_| {
+            bench.run(1);
+            bench.access(workspace) == Access::Locked
+        })
+        .expect("a lock in time")
 }

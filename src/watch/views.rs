@@ -254,7 +254,7 @@ fn failure_kind(cell: &KeyCell) -> Option<FailureKind> {
         return Some(FailureKind::Misconfigured);
     }
     match &cell.verdict {
-        Some(verdict) => verdict.kind().or_else(|| match &cell.kept.life {
+        Some(verdict) => verdict.kind().or(match &cell.kept.life {
             KeyState::Suspect { refused, .. } => Some(refused.kind),
             KeyState::Impaired { finding } => Some(finding.kind),
             KeyState::Unproven | KeyState::Active | KeyState::Revoked { .. } | KeyState::Recovering { .. } | KeyState::Retired => None,

@@ -13,11 +13,11 @@ use cmek_watchdog::time::{Now, Span};
 use cmek_watchdog::watch::{Effects, Watch};
 use cmek_watchdog::words::{Access, By, Cause, FailureKind, Leg, LegOutcome, Sequence, StateWord};
 
-use super::cloud::Status;
+use super::cloud::{Refusals, Status};
 use super::letters::Letters;
 use super::plan::{Plan, PlannedKey};
 use super::table::Tally;
-use super::world::{Item, Refusals, World};
+use super::world::{Item, World};
 
 /// One round as the judge saw it.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,7 @@ pub struct Checker {
     pub refusing: BTreeMap<String, u64>,
     sequences: BTreeMap<WorkspaceId, (Sequence, Access)>,
     lifted_in_crash: BTreeSet<WorkspaceId>,
+    last_lifts: BTreeSet<WorkspaceId>,
 }
 
 impl Checker {
@@ -110,7 +111,8 @@ impl Checker {
         let opened = |version: &cmek_watchdog::key::KeyVersion| {
             evidence.legs.iter().any(|l| l.leg == Leg::UnwrapVersion && l.version.as_ref() == Some(version) && l.outcome == LegOutcome::Ok)
         };
-        let needed = view.is_none_or(|v| v.versions.iter().filter(|v| v.protects_data && !v.retired && !v.current).all(|v| opened(&v.version)));
+        let needed =
+            view.is_none_or(|v| v.versions.iter().filter(|v| v.protects_data && !v.retired && !v.current).all(|v| opened(&v.version)));
         let good = ok(Leg::Wrap) && ok(Leg::Unwrap);
         let any_refused = refused.wrap || refused.unwrap || refused.version;
         let seen = Seen {
@@ -129,10 +131,16 @@ impl Checker {
     }
 
     pub fn applied(&mut self, commit: &Commit, plan: &Plan, _at: u64) {
+        self.last_lifts = lifts(commit);
         self.letters.stored(commit, plan);
     }
 
-    pub fn sending(&mut self, disk: &super::disk::Disk, receiver: &cmek_watchdog::key::ReceiverId, notice: &Arc<cmek_watchdog::notify::Notice>) {
+    pub fn sending(
+        &mut self,
+        disk: &super::disk::Disk,
+        receiver: &cmek_watchdog::key::ReceiverId,
+        notice: &Arc<cmek_watchdog::notify::Notice>,
+    ) {
         if !disk.knows(receiver, &notice.id) {
             self.wrong(format!("notice {} goes to {receiver} before it is stored", notice.id.0));
         }
@@ -158,19 +166,21 @@ impl Checker {
                 seen.turn = 0;
             }
         }
-        self.lifted_in_crash.clear();
-        for write in in_flight.iter().flat_map(|commit| &commit.orders) {
-            if let OrderWrite::Lift { slot, .. } = write {
-                self.lifted_in_crash.insert(slot.workspace.clone());
-            }
-        }
-        for name in in_flight.iter().flat_map(|commit| commit.meta.keys()) {
-            if let Some(id) = name.strip_prefix("override:").and_then(|id| WorkspaceId::new(id).ok()) {
-                self.lifted_in_crash.insert(id);
-            }
-        }
+        // What the disk took last may not have been shown any more.
+        self.lifted_in_crash = std::mem::take(&mut self.last_lifts);
+        self.lifted_in_crash.extend(in_flight.map(lifts).unwrap_or_default());
         self.letters.crashed();
     }
+}
+
+/// Workspaces that a commit opens, or may.
+fn lifts(commit: &Commit) -> BTreeSet<WorkspaceId> {
+    let lifted = commit.orders.iter().filter_map(|write| match write {
+        OrderWrite::Lift { slot, .. } => Some(slot.workspace.clone()),
+        OrderWrite::Lower(_) => None,
+    });
+    let overridden = commit.meta.keys().filter_map(|name| WorkspaceId::new(name.strip_prefix("override:")?).ok());
+    lifted.chain(overridden).collect()
 }
 
 fn planned<'a>(plan: &'a Plan, id: &KeyId) -> Option<&'a PlannedKey> {
@@ -209,7 +219,9 @@ fn sequence_rises(world: &mut World, view: &WorkspaceView) {
     let Some((sequence, access)) = last else { return };
     if view.sequence < sequence || (view.sequence == sequence && view.access != access) {
         world.check.tally.sequences += 1;
-        world.check.wrong(format!("{}: sequence {} ({access}) is followed by {} ({})", view.workspace, sequence.0, view.sequence.0, view.access));
+        world
+            .check
+            .wrong(format!("{}: sequence {} ({access}) is followed by {} ({})", view.workspace, sequence.0, view.sequence.0, view.access));
     }
 }
 
@@ -239,7 +251,9 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
         Cause::VersionLost => (2, Span::from_secs(5)),
         Cause::Kind(kind) => match (kind, policy.on.get(&kind)) {
             (FailureKind::AccessDenied, Some(rule)) if lock.access == Access::Locked => (usize::from(rule.looks), rule.over),
-            (FailureKind::Disabled | FailureKind::PendingDeletion | FailureKind::Destroyed | FailureKind::AccessDenied, Some(_)) => (2, Span::from_secs(5)),
+            (FailureKind::Disabled | FailureKind::PendingDeletion | FailureKind::Destroyed | FailureKind::AccessDenied, Some(_)) => {
+                (2, Span::from_secs(5))
+            }
             _ => return false_lock(world, view, &key, &format!("{kind} locks")),
         },
     };
@@ -377,7 +391,8 @@ pub fn lock_due(world: &mut World, id: &str, since: u64, change: u64) {
     let side = world.cloud.side(&key.provider).clone();
     let troubled = side.fault.is_some() || side.denied || side.credentials || world.watch.is_none();
     let braked = world.providers.get(key.provider.as_str()).is_some_and(|p| p.brake_engaged);
-    let unwitnessed = kind == FailureKind::AccessDenied && world.cloud.key(&key.provider, super::plan::CONTROL).truth.status != Status::Enabled;
+    let unwitnessed =
+        kind == FailureKind::AccessDenied && world.cloud.key(&key.provider, super::plan::CONTROL).truth.status != Status::Enabled;
     let no_witness = kind == FailureKind::AccessDenied && !world.plan.providers.iter().any(|(p, control)| *p == key.provider && *control);
     if no_witness {
         return;
@@ -402,7 +417,10 @@ pub fn lock_due(world: &mut World, id: &str, since: u64, change: u64) {
         return;
     }
     for ws in &key.workspaces {
-        let locked = world.workspaces.get(ws.as_str()).is_some_and(|v| v.locks.iter().any(|l| l.key.as_ref().is_some_and(|k| k.as_str() == id) && l.access == Access::Locked));
+        let locked = world
+            .workspaces
+            .get(ws.as_str())
+            .is_some_and(|v| v.locks.iter().any(|l| l.key.as_ref().is_some_and(|k| k.as_str() == id) && l.access == Access::Locked));
         if !locked {
             missed(world, &key, ws);
         }

@@ -77,10 +77,26 @@ pub struct Told {
     pub truly_refused: bool,
 }
 
+/// Which calls of a round the owner's doing refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refusals {
+    pub wrap: bool,
+    pub unwrap: bool,
+    pub version: bool,
+    /// Our own side was at fault during the round.
+    pub ours: bool,
+}
+
 impl CloudKey {
     pub fn new(account: &str) -> Self {
-        let truth =
-            Truth { status: Status::Enabled, wrap_denied: false, unwrap_denied: false, describe_denied: false, lost: Vec::new(), current: 1 };
+        let truth = Truth {
+            status: Status::Enabled,
+            wrap_denied: false,
+            unwrap_denied: false,
+            describe_denied: false,
+            lost: Vec::new(),
+            current: 1,
+        };
         Self { account: account.to_owned(), truth, before: None }
     }
 
@@ -109,9 +125,7 @@ fn denied() -> KmsError {
 
 impl Cloud {
     pub fn side(&mut self, provider: &str) -> &mut Side {
-        self.sides
-            .entry(provider.to_owned())
-            .or_insert_with(|| Side { fault: None, denied: false, credentials: false, slow: Span(20) })
+        self.sides.entry(provider.to_owned()).or_insert_with(|| Side { fault: None, denied: false, credentials: false, slow: Span(20) })
     }
 
     pub fn key(&mut self, provider: &str, reference: &str) -> &mut CloudKey {
@@ -150,7 +164,8 @@ impl Cloud {
             Call::Wrap => stated(&truth).or(truth.wrap_denied.then(denied)),
             Call::Unwrap(canary) | Call::UnwrapVersion(canary) => {
                 let version = version_of(canary);
-                let lost = truth.lost.contains(&version).then(|| KmsError::new(FailureKind::Destroyed, true, "KeyUnavailable", "version lost"));
+                let lost =
+                    truth.lost.contains(&version).then(|| KmsError::new(FailureKind::Destroyed, true, "KeyUnavailable", "version lost"));
                 stated(&truth).or(truth.unwrap_denied.then(denied)).or(lost)
             }
             Call::Describe => truth.describe_denied.then(denied),

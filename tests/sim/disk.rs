@@ -116,7 +116,6 @@ impl Disk {
     pub fn knows(&self, receiver: &ReceiverId, id: &NoticeId) -> bool {
         self.outbox.contains_key(&(receiver.clone(), id.clone()))
     }
-
 }
 
 /// Locks that were shown before the store had them. One that the store has lifted since is over.

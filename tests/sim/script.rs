@@ -128,18 +128,7 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
         }
         Happening::Reload => return reload(world),
         Happening::Operator => return operator(world),
-        Happening::BrakeRelease { provider } => {
-            let lock = world.dice.chance(500);
-            let mono = world.mono;
-            world.check.disturbed(&provider, mono);
-            if !lock {
-                world.check.dropped.insert(provider.clone(), mono);
-            }
-            return match ProviderId::new(&provider) {
-                Ok(provider) => world.ask(Action::BrakeRelease { provider, lock, reason: "seen".to_owned() }),
-                Err(_) => Vec::new(),
-            };
-        }
+        Happening::BrakeRelease { provider } => return release_brake(world, &provider),
         Happening::StoreTrouble => {
             let down = world.dice.chance(400);
             let latency = *world.dice.pick(&[5, 300, 2_000]);
@@ -160,6 +149,19 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
         Happening::Crash => world.crash(),
     }
     Vec::new()
+}
+
+fn release_brake(world: &mut World, provider: &str) -> Vec<Event> {
+    let lock = world.dice.chance(500);
+    let mono = world.mono;
+    world.check.disturbed(provider, mono);
+    if !lock {
+        world.check.dropped.insert(provider.to_owned(), mono);
+    }
+    match ProviderId::new(provider) {
+        Ok(provider) => world.ask(Action::BrakeRelease { provider, lock, reason: "seen".to_owned() }),
+        Err(_) => Vec::new(),
+    }
 }
 
 fn change(world: &mut World, id: &str, provider: &str, reference: &str, truth: Truth) -> u64 {
@@ -334,7 +336,10 @@ fn operator(world: &mut World) -> Vec<Event> {
             Err(_) => Vec::new(),
         },
         _ => {
-            let old = world.keys.values().find_map(|k| k.versions.iter().find(|v| !v.current && !v.retired).map(|v| (k.id.clone(), v.version.clone())));
+            let old = world
+                .keys
+                .values()
+                .find_map(|k| k.versions.iter().find(|v| !v.current && !v.retired).map(|v| (k.id.clone(), v.version.clone())));
             match old {
                 Some((key, version)) => world.ask(Action::RetireVersion { key, version: KeyVersion::new(version.as_str()), reason }),
                 None => world.ask(Action::TestReceiver { receiver: ReceiverId::new(RECEIVERS[0]).unwrap() }),

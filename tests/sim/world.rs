@@ -16,7 +16,7 @@ use cmek_watchdog::time::{Mono, Now, Wall};
 use cmek_watchdog::watch::{Attempt, Effects, Event, ProbeOrder, Start, Subject, Ticket, Watch};
 
 use super::check::Checker;
-use super::cloud::Cloud;
+use super::cloud::{Cloud, Refusals};
 use super::dice::Dice;
 use super::disk::Disk;
 use super::plan::Plan;
@@ -25,16 +25,38 @@ use super::script::Happening;
 /// Something that comes at a time.
 #[derive(Debug)]
 pub enum Item {
-    Step { run: u64, attempt: u64 },
-    Committed { run: u64, commit: Arc<Commit> },
-    Sent { run: u64, receiver: ReceiverId, notice: Arc<Notice> },
-    Wake { run: u64, number: u64 },
+    Step {
+        run: u64,
+        attempt: u64,
+    },
+    Committed {
+        run: u64,
+        commit: Arc<Commit>,
+    },
+    Sent {
+        run: u64,
+        receiver: ReceiverId,
+        notice: Arc<Notice>,
+    },
+    Wake {
+        run: u64,
+        number: u64,
+    },
     Happens(Happening),
-    Restart { run: u64 },
+    Restart {
+        run: u64,
+    },
     /// A key that is revoked since `since` has to be locked by now.
-    LockDue { key: String, since: u64, change: u64 },
+    LockDue {
+        key: String,
+        since: u64,
+        change: u64,
+    },
     /// A workspace that an operator locked has to be shown locked by now.
-    ShownDue { run: u64, workspace: String },
+    ShownDue {
+        run: u64,
+        workspace: String,
+    },
 }
 
 struct Flying {
@@ -43,16 +65,6 @@ struct Flying {
     /// The last answer, to be taken when its time has come.
     told: super::cloud::Told,
     refused: Refusals,
-}
-
-/// Which calls of a round the owner's doing refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Refusals {
-    pub wrap: bool,
-    pub unwrap: bool,
-    pub version: bool,
-    /// Our own side was at fault during the round.
-    pub ours: bool,
 }
 
 /// How the store behaves.
@@ -148,7 +160,9 @@ impl World {
 
     /// Runs until this time; everything that comes by then has come.
     pub fn run_until(&mut self, end: u64) {
-        while let Some(((at, _), item)) = self.queue.first_key_value().map(|(k, _)| *k).filter(|(at, _)| *at <= end).and_then(|k| self.queue.remove_entry(&k)) {
+        while let Some(((at, _), item)) =
+            self.queue.first_key_value().map(|(k, _)| *k).filter(|(at, _)| *at <= end).and_then(|k| self.queue.remove_entry(&k))
+        {
             self.mono = self.mono.max(at);
             let mut events = self.take(item);
             // What comes in the same moment is part of the same turn.
@@ -164,13 +178,25 @@ impl World {
     fn take(&mut self, item: Item) -> Vec<Event> {
         match item {
             Item::Wake { run, number } => {
-                if run == self.run && number == self.wakes { vec![Event::Wake] } else { Vec::new() }
+                if run == self.run && number == self.wakes {
+                    vec![Event::Wake]
+                } else {
+                    Vec::new()
+                }
             }
             Item::Step { run, attempt } => {
-                if run == self.run { self.step(attempt).into_iter().collect() } else { Vec::new() }
+                if run == self.run {
+                    self.step(attempt).into_iter().collect()
+                } else {
+                    Vec::new()
+                }
             }
             Item::Committed { run, commit } => {
-                if run == self.run { self.finish_commit(&commit).into_iter().collect() } else { Vec::new() }
+                if run == self.run {
+                    self.finish_commit(&commit).into_iter().collect()
+                } else {
+                    Vec::new()
+                }
             }
             Item::Sent { run, receiver, notice } => self.finish_send(run, &receiver, &notice).into_iter().collect(),
             Item::Happens(happening) => super::script::happen(self, happening),
@@ -282,7 +308,15 @@ impl World {
             Change::Workspace(view) => {
                 let before = self.workspaces.insert(view.workspace.clone(), Arc::clone(&view));
                 if self.trace && before.as_ref().is_none_or(|b| b.access != view.access || b.locks.len() != view.locks.len()) {
-                    self.say(|| format!("shown {} {} #{} locks {:?}", view.workspace, view.access, view.sequence.0, view.locks.iter().map(|l| (l.key.clone(), l.cause, l.access, l.release)).collect::<Vec<_>>()));
+                    self.say(|| {
+                        format!(
+                            "shown {} {} #{} locks {:?}",
+                            view.workspace,
+                            view.access,
+                            view.sequence.0,
+                            view.locks.iter().map(|l| (l.key.clone(), l.cause, l.access, l.release)).collect::<Vec<_>>()
+                        )
+                    });
                 }
                 super::check::shown(self, before.as_deref(), &view);
             }
@@ -404,7 +438,11 @@ impl World {
         let reference = order.plan.target.reference.text.to_string();
         let view = self.plan.keys.iter().find(|k| k.reference == reference).and_then(|k| self.keys.get(k.id.as_str()));
         if self.trace {
-            let legs: Vec<String> = evidence.legs.iter().map(|l| format!("{}:{}{}", l.leg, l.outcome, l.failure_kind.map_or(String::new(), |k| format!("({k})")))).collect();
+            let legs: Vec<String> = evidence
+                .legs
+                .iter()
+                .map(|l| format!("{}:{}{}", l.leg, l.outcome, l.failure_kind.map_or(String::new(), |k| format!("({k})"))))
+                .collect();
             self.say(|| format!("saw {} {}", reference.rsplit('/').next().unwrap_or(""), legs.join(" ")));
         }
         self.check.saw(&reference, self.turn + 1, evidence, refused, view.map(|v| &**v));
