@@ -13,11 +13,11 @@ use cmek_watchdog::time::{Now, Span};
 use cmek_watchdog::watch::{Effects, Watch};
 use cmek_watchdog::words::{Access, By, Cause, FailureKind, Leg, LegOutcome, Sequence, StateWord};
 
-use super::cloud::Status;
+use super::cloud::{Refusals, Status};
 use super::letters::Letters;
 use super::plan::{Plan, PlannedKey};
 use super::table::Tally;
-use super::world::{Item, Refusals, World};
+use super::world::{Item, World};
 
 /// One round as the judge saw it.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,7 @@ pub struct Checker {
     pub refusing: BTreeMap<String, u64>,
     sequences: BTreeMap<WorkspaceId, (Sequence, Access)>,
     lifted_in_crash: BTreeSet<WorkspaceId>,
+    last_lifts: BTreeSet<WorkspaceId>,
 }
 
 impl Checker {
@@ -130,6 +131,7 @@ impl Checker {
     }
 
     pub fn applied(&mut self, commit: &Commit, plan: &Plan, _at: u64) {
+        self.last_lifts = lifts(commit);
         self.letters.stored(commit, plan);
     }
 
@@ -164,19 +166,21 @@ impl Checker {
                 seen.turn = 0;
             }
         }
-        self.lifted_in_crash.clear();
-        for write in in_flight.iter().flat_map(|commit| &commit.orders) {
-            if let OrderWrite::Lift { slot, .. } = write {
-                self.lifted_in_crash.insert(slot.workspace.clone());
-            }
-        }
-        for name in in_flight.iter().flat_map(|commit| commit.meta.keys()) {
-            if let Some(id) = name.strip_prefix("override:").and_then(|id| WorkspaceId::new(id).ok()) {
-                self.lifted_in_crash.insert(id);
-            }
-        }
+        // What the disk took last may not have been shown any more.
+        self.lifted_in_crash = std::mem::take(&mut self.last_lifts);
+        self.lifted_in_crash.extend(in_flight.map(lifts).unwrap_or_default());
         self.letters.crashed();
     }
+}
+
+/// Workspaces that a commit opens, or may.
+fn lifts(commit: &Commit) -> BTreeSet<WorkspaceId> {
+    let lifted = commit.orders.iter().filter_map(|write| match write {
+        OrderWrite::Lift { slot, .. } => Some(slot.workspace.clone()),
+        OrderWrite::Lower(_) => None,
+    });
+    let overridden = commit.meta.keys().filter_map(|name| WorkspaceId::new(name.strip_prefix("override:")?).ok());
+    lifted.chain(overridden).collect()
 }
 
 fn planned<'a>(plan: &'a Plan, id: &KeyId) -> Option<&'a PlannedKey> {

@@ -77,6 +77,16 @@ pub struct Told {
     pub truly_refused: bool,
 }
 
+/// Which calls of a round the owner's doing refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refusals {
+    pub wrap: bool,
+    pub unwrap: bool,
+    pub version: bool,
+    /// Our own side was at fault during the round.
+    pub ours: bool,
+}
+
 impl CloudKey {
     pub fn new(account: &str) -> Self {
         let truth = Truth {

@@ -128,19 +128,14 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
         }
         Happening::Reload => return reload(world),
         Happening::Operator => return operator(world),
-        Happening::BrakeRelease { provider } => {
-            let lock = world.dice.chance(500);
-            let mono = world.mono;
-            world.check.disturbed(&provider, mono);
-            if !lock {
-                world.check.dropped.insert(provider.clone(), mono);
-            }
-            return match ProviderId::new(&provider) {
-                Ok(provider) => world.ask(Action::BrakeRelease { provider, lock, reason: "seen".to_owned() }),
-                Err(_) => Vec::new(),
-            };
+        Happening::BrakeRelease { provider } => return release_brake(world, &provider),
+        Happening::StoreTrouble => {
+            let down = world.dice.chance(400);
+            let latency = *world.dice.pick(&[5, 300, 2_000]);
+            world.store = StoreMood { down, latency, errors_permille: if world.dice.chance(500) { 300 } else { 0 } };
+            let wait = world.dice.range(1_000, if down { 3_600_000 } else { 600_000 });
+            world.after(wait, Item::Happens(Happening::StoreWell));
         }
-        Happening::StoreTrouble => store_trouble(world),
         Happening::StoreWell => world.store = StoreMood { down: false, latency: 5, errors_permille: 0 },
         Happening::ReceiverAway => {
             let receiver = (*world.dice.pick(&RECEIVERS)).to_owned();
@@ -156,12 +151,17 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
     Vec::new()
 }
 
-fn store_trouble(world: &mut World) {
-    let down = world.dice.chance(400);
-    let latency = *world.dice.pick(&[5, 300, 2_000]);
-    world.store = StoreMood { down, latency, errors_permille: if world.dice.chance(500) { 300 } else { 0 } };
-    let wait = world.dice.range(1_000, if down { 3_600_000 } else { 600_000 });
-    world.after(wait, Item::Happens(Happening::StoreWell));
+fn release_brake(world: &mut World, provider: &str) -> Vec<Event> {
+    let lock = world.dice.chance(500);
+    let mono = world.mono;
+    world.check.disturbed(provider, mono);
+    if !lock {
+        world.check.dropped.insert(provider.to_owned(), mono);
+    }
+    match ProviderId::new(provider) {
+        Ok(provider) => world.ask(Action::BrakeRelease { provider, lock, reason: "seen".to_owned() }),
+        Err(_) => Vec::new(),
+    }
 }
 
 fn change(world: &mut World, id: &str, provider: &str, reference: &str, truth: Truth) -> u64 {

@@ -16,7 +16,7 @@ use cmek_watchdog::time::{Mono, Now, Wall};
 use cmek_watchdog::watch::{Attempt, Effects, Event, ProbeOrder, Start, Subject, Ticket, Watch};
 
 use super::check::Checker;
-use super::cloud::Cloud;
+use super::cloud::{Cloud, Refusals};
 use super::dice::Dice;
 use super::disk::Disk;
 use super::plan::Plan;
@@ -65,16 +65,6 @@ struct Flying {
     /// The last answer, to be taken when its time has come.
     told: super::cloud::Told,
     refused: Refusals,
-}
-
-/// Which calls of a round the owner's doing refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Refusals {
-    pub wrap: bool,
-    pub unwrap: bool,
-    pub version: bool,
-    /// Our own side was at fault during the round.
-    pub ours: bool,
 }
 
 /// How the store behaves.
