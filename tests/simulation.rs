@@ -68,7 +68,7 @@ fn every_history_keeps_what_is_promised() {
         Some(seed) => seeds = vec![seed],
         None => {
             let from = number("SIM_FROM").unwrap_or(1);
-            seeds.extend(from..from + number("SIM_SEEDS").unwrap_or(8));
+            seeds.extend(from..from + number("SIM_SEEDS").unwrap_or(4));
         }
     }
     let mut total = Tally::default();

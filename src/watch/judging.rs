@@ -295,16 +295,34 @@ impl Watch {
     }
 
     /// A workspace that was released from a lock by hand is lowered again when the looks confirm it
-    /// once more.
+    /// once more, and only as far as they do.
     fn lower_released(&mut self, now: Now, ix: KeyIx, verdict: &Verdict) {
         let Some(cell) = self.cells.get(&ix) else { return };
-        let KeyState::Revoked { finding, lock: Some(_), looks } = &cell.kept.life else { return };
-        let confirmed = || looks.confirmed(&cell.policy, false).is_some_and(|c| c.access > Some(Access::Open));
-        if cell.kept.released_to.is_empty() || !matches!(verdict, Verdict::Refused(_)) || !confirmed() {
+        let KeyState::Revoked { lock: Some(_), looks, .. } = &cell.kept.life else { return };
+        if cell.kept.released_to.is_empty() || !matches!(verdict, Verdict::Refused(_)) {
             return;
         }
-        let finding = *finding;
-        self.lock_key(now, ix, finding);
+        let Some(confirmed) = looks.confirmed(&cell.policy, false) else { return };
+        let Some(access) = confirmed.access.filter(|access| *access > Access::Open) else { return };
+        let refused = confirmed.refused;
+        let cause = if refused.direction == verdict::Direction::Version { Cause::VersionLost } else { Cause::Kind(refused.kind) };
+        let finding = Finding { cause, kind: refused.kind, access, direction: refused.direction, stated: refused.stated };
+        let key = OrderKey { id: cell.key.id.clone(), provider: cell.key.provider.clone(), reference: cell.name.1.clone() };
+        let name = cell.name.clone();
+        let milder = |ws: &crate::watch::workspaces::Workspace| ws.orders.automatic.get(&name).is_none_or(|order| order.access < access);
+        let wanted: Vec<_> = cell.kept.released_to.iter().filter(|id| self.workspaces.get(*id).is_some_and(milder)).cloned().collect();
+        let message = self.sentence(ix, EventType::KeyRevoked, Some(finding.kind), finding.stated != Stated::No);
+        for id in wanted {
+            let changed = self.lower(now, &id, Some(key.clone()), finding, &message);
+            if changed.to > changed.from {
+                self.tell_group(now, Some(ix), &[&changed], changed.to, cause, Some(finding), None);
+            }
+        }
+        let Some(cell) = self.cells.get_mut(&ix) else { return };
+        if access == Access::Locked {
+            cell.kept.released_to.clear();
+            cell.dirty = true;
+        }
     }
 
     /// A stricter policy, or the end of shadow mode, applies at the next refused look (B4).

@@ -181,3 +181,19 @@ fn an_unproven_key_keeps_no_workspace_open() {
     bench.run(130);
     assert_eq!(bench.access("w"), Access::Open);
 }
+
+#[test]
+fn a_released_workspace_is_lowered_again_only_as_far_as_the_new_looks_say() {
+    let mut bench = Bench::proven(&format!("{MANUAL}{}", key("k", "\"w\", \"x\"", "manual")));
+    bench.truth("k").status = Status::Disabled;
+    bench.run(130);
+    bench.truth("k").status = Status::Enabled;
+    bench.run(400);
+    bench.unlock(1, "w", None);
+    bench.truth("k").wrap_denied = true;
+    bench.run(120);
+    assert_eq!((bench.access("w"), bench.access("x")), (Access::ReadOnly, Access::Locked));
+    bench.truth("k").unwrap_denied = true;
+    bench.run(400);
+    assert_eq!(bench.access("w"), Access::Locked);
+}
