@@ -313,8 +313,12 @@ async fn an_unreadable_file_is_a_fault_of_ours() {
     assert_eq!((error.kind, error.stated, error.code.as_ref()), (FailureKind::ProviderFault, false, "FileUnreadable"));
     let error = b.file.disable("demo", START).unwrap_err();
     assert!(matches!(&error, LocalKmsError::Io { act: "read", .. }), "{error}");
-    let nowhere = LocalKmsFile::open_or_create(&b.folder.path().join("no/such/folder/kms.json"), &["demo"], START);
-    assert!(matches!(nowhere, Err(LocalKmsError::Io { act: "lock", .. })));
+    // A missing folder is made; one that cannot be is named.
+    let made = LocalKmsFile::open_or_create(&b.folder.path().join("new/folder/kms.json"), &["demo"], START);
+    assert_eq!(made.unwrap().list(START).unwrap().len(), 1);
+    std::fs::write(b.folder.path().join("plain"), "").unwrap();
+    let nowhere = LocalKmsFile::open_or_create(&b.folder.path().join("plain/folder/kms.json"), &["demo"], START);
+    assert!(matches!(nowhere, Err(LocalKmsError::Io { act: "make the folder of", .. })), "{nowhere:?}");
 }
 
 #[test]
