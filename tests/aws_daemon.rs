@@ -234,6 +234,11 @@ impl Stage {
         let status = self.daemon.get("/v1/status");
         assert_eq!(status["bugs"], 0, "{status:#}");
         assert_eq!(status["store_write_failures"], 0);
+        // What the last step saw, the sampler shall see too before it ends.
+        let before = self.sampler.so_far().samples;
+        while self.sampler.so_far().samples < before + 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let seen = self.sampler.end();
         let lowered: BTreeMap<String, BTreeSet<String>> =
             seen.lowered.iter().map(|(workspace, access)| (workspace.clone(), access.keys().cloned().collect())).collect();

@@ -318,7 +318,7 @@ async fn an_unreadable_file_is_a_fault_of_ours() {
     assert_eq!(made.unwrap().list(START).unwrap().len(), 1);
     std::fs::write(b.folder.path().join("plain"), "").unwrap();
     let nowhere = LocalKmsFile::open_or_create(&b.folder.path().join("plain/folder/kms.json"), &["demo"], START);
-    assert!(matches!(nowhere, Err(LocalKmsError::Io { act: "make the folder of", .. })), "{nowhere:?}");
+    assert!(matches!(nowhere, Err(LocalKmsError::Io { act: "look for", .. })), "{nowhere:?}");
 }
 
 #[test]
