@@ -244,6 +244,11 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
         return;
     }
     let Some(key) = lock.key.as_ref().and_then(|id| planned(&world.plan, id)).cloned() else { return };
+    // A workspace bound to a key that locks others already is lowered by the same finding.
+    let same = |l: &LockView| l.key == lock.key && l.cause != Cause::Orphaned && l.access >= lock.access;
+    if world.workspaces.values().any(|v| v.workspace != view.workspace && v.locks.iter().any(same)) {
+        return;
+    }
     let policy = policy_of(world, &key);
     let (looks, over) = match lock.cause {
         Cause::Orphaned | Cause::Drill | Cause::Manual => return,
