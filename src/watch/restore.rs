@@ -74,6 +74,7 @@ impl Watch {
         for (key, _) in rows {
             watch.ledger.open.commit.keys.push(crate::journal::KeyRow { key, shard: Shard(0), state: None });
         }
+        watch.relapse_spooled(now, &unwritten);
         watch.stand_by_orders(now);
         watch.mark_orphans(now);
         watch.recount(now);
@@ -260,6 +261,20 @@ impl Watch {
         }
     }
 
+    /// A lock that only the spool had is newer than its key's row: rounds counted in the row were
+    /// counted before the refusal that made the lock, and count no more.
+    fn relapse_spooled(&mut self, now: Now, orders: &[crate::journal::Order]) {
+        for order in orders.iter().filter(|order| order.release.is_none() && !order.orphaned) {
+            let Some(ix) = order.slot().key.and_then(|name| self.by_name.get(&name)).copied() else { continue };
+            let Some(cell) = self.cells.get_mut(&ix) else { continue };
+            if let KeyState::Recovering { finding, .. } = cell.kept.life {
+                cell.kept.life = crate::lifecycle::lock(std::mem::take(&mut cell.kept.life), finding, Some(order.sequence));
+                cell.dirty = true;
+                self.store_cell(now, ix);
+            }
+        }
+    }
+
     /// An order whose key's own row does not know of it (the row was lost, the order was spooled):
     /// the key is revoked under it, and earns its unlock like any other.
     fn stand_by_orders(&mut self, now: Now) {
@@ -270,7 +285,9 @@ impl Watch {
             let Some(cell) = self.cells.get_mut(&ix) else { continue };
             let knows = match &cell.kept.life {
                 KeyState::Revoked { .. } | KeyState::Recovering { .. } | KeyState::Retired => true,
-                KeyState::Unproven => order.cause == crate::words::Cause::Stale,
+                // It has no canary from before the lock and cannot earn its end: an orphan, unless it
+                // only waits for a first proof.
+                KeyState::Unproven => true,
                 KeyState::Active | KeyState::Impaired { .. } | KeyState::Suspect { .. } => false,
             };
             if knows || order.orphaned {
@@ -320,7 +337,9 @@ impl Watch {
             .values_mut()
             .filter(any)
             .map(|ws| {
-                ws.sequence = ws.sequence.next(now.wall.0);
+                // By one and not to the clock: it is shown before it is stored, and the clock of
+                // the next start may be behind.
+                ws.sequence = ws.sequence.next(0);
                 ws.id.clone()
             })
             .collect();

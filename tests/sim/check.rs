@@ -124,6 +124,10 @@ impl Checker {
             good,
         };
         let all = self.seen.entry(reference.to_owned()).or_default();
+        // Hours of doubt are one entry, or they would push out what was seen before.
+        if !seen.conclusive && all.back().is_some_and(|last| !last.conclusive) {
+            all.pop_back();
+        }
         all.push_back(seen);
         if all.len() > 400 {
             all.pop_front();

@@ -133,3 +133,46 @@ fn a_number_is_never_shown_with_two_levels_of_access() {
     assert_eq!(bench.access("w"), Access::Open);
     assert!(bench.workspaces["w"].sequence > locked);
 }
+
+#[test]
+fn a_relapse_that_only_the_spool_knows_of_is_no_approval_any_more() {
+    let manual = format!("[policies.manual]\nunlock = \"manual\"\n{}", key("k", "\"w\"", "manual"));
+    let mut bench = Bench::proven(&manual);
+    bench.truth("k").status = Status::Disabled;
+    bench.run(130);
+    bench.truth("k").status = Status::Enabled;
+    bench.run(400);
+    assert_eq!(bench.keys["k"].held_by, Some(HeldBy::Approval));
+    bench.store = Store::Fails;
+    bench.truth("k").status = Status::Disabled;
+    bench.run(65);
+    bench.restart();
+    assert_eq!((bench.access("w"), bench.state("k")), (Access::Locked, StateWord::Revoked));
+    bench.store = Store::Well;
+    bench.unlock(1, "w", None);
+    assert_eq!(bench.refusal(1), Some(RefusalSlug::NotProven));
+    bench.truth("k").status = Status::Enabled;
+    bench.run(400);
+    bench.unlock(2, "w", None);
+    assert_eq!((bench.refusal(2), bench.access("w")), (None, Access::Open));
+}
+
+#[test]
+fn a_lock_whose_key_was_never_stored_is_an_orphan_for_a_person() {
+    let mut bench = two();
+    bench.store = Store::Fails;
+    let keys = format!("{}{}{}", key("k", "\"w\"", "default"), key("l", "\"x\"", "default"), key("m", "\"y\"", "default"));
+    bench.reload(&keys);
+    bench.run(5);
+    assert_eq!(bench.watch.cells.len(), 3);
+    bench.truth("m").status = Status::Disabled;
+    until_locked(&mut bench, "y", 130);
+    bench.restart();
+    assert_eq!(bench.workspaces["y"].cause.map(|c| c.as_str()), Some("orphaned"));
+    bench.store = Store::Well;
+    bench.truth("m").status = Status::Enabled;
+    bench.run(400);
+    assert_eq!((bench.access("y"), bench.state("m")), (Access::Locked, StateWord::Active));
+    bench.unlock(1, "y", None);
+    assert_eq!(bench.access("y"), Access::Open);
+}
