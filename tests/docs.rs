@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use cmek_watchdog::lifecycle::{self, Again, Did, Finding, KeyState, lock, step};
 use cmek_watchdog::policy::{Policy, Settable, default_confirmations, lock_bound, settable};
@@ -12,8 +13,12 @@ use cmek_watchdog::time::{Mono, Now, Span, Wall};
 use cmek_watchdog::verdict::{Direction, Refused, Stated, Verdict};
 use cmek_watchdog::words::{Access, Cause, FailureKind, Sequence};
 
+/// Two parts stand in one file and the tests run side by side: a write under way must not be read.
+static WRITING: Mutex<()> = Mutex::new(());
+
 /// The part of `file` between the two marks of `name` is `text`.
 fn hold(file: &str, name: &str, text: &str) {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let whole = std::fs::read_to_string(&path).unwrap();
     let (begin, end) = (format!("<!-- generated: {name} -->\n"), format!("<!-- end: {name} -->\n"));
