@@ -38,6 +38,7 @@ async fn adapter(gcp: &Gcp, credentials: GcpCredentials) -> GcpKms {
         },
         control_key: None,
         calls_per_second: 50,
+        credentials_expire_at: None,
     };
     GcpKms::new(&provider, Span::from_secs(10)).await.unwrap()
 }
@@ -303,7 +304,13 @@ async fn a_refusal_tells_the_providers_clock() {
 
 #[tokio::test]
 async fn a_provider_that_cannot_work_is_refused_at_start() {
-    let provider = |detail| Provider { id: ProviderId::new("p").unwrap(), detail, control_key: None, calls_per_second: 1 };
+    let provider = |detail| Provider {
+        id: ProviderId::new("p").unwrap(),
+        detail,
+        control_key: None,
+        calls_per_second: 1,
+        credentials_expire_at: None,
+    };
     let gcp = |endpoint: &str, credentials| ProviderDetail::Gcp {
         endpoint: Some(endpoint.to_owned()),
         credentials,

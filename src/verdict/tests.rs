@@ -37,6 +37,7 @@ fn round(wrap: Short, unwrap: Short, describe: Short) -> Evidence {
         fresh: None,
         made: vec![],
         facts,
+        rotation: None,
         identity: None,
         clock_skew_ms: None,
     }
