@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::gate::Features;
 use crate::key::{AssumeRole, KeyId, KeyTarget, PolicyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::policy::Policy;
-use crate::time::{Span, Wall};
+use crate::time::Span;
 use crate::words::{ProviderKind, Role, Severity};
 
 pub mod check;
@@ -138,8 +138,6 @@ pub struct Provider {
     pub detail: ProviderDetail,
     pub control_key: Option<Arc<KeyTarget>>,
     pub calls_per_second: u32,
-    /// When our own secret ends, as the operator wrote it: no provider tells it.
-    pub credentials_expire_at: Option<Wall>,
 }
 
 impl Provider {

@@ -8,10 +8,10 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::key::{AssumeRole, KeyTarget, ProviderId};
-use crate::kms::{Answer, CallMeta, Kms, KmsError, RotationFacts};
+use crate::kms::{Answer, CallMeta, Kms, KmsError};
 use crate::probe::{Call, Evidence, Next, Plan, ProbeRun, Reply};
 use crate::time::{Mono, Now, Span};
-use crate::words::{FailureKind, Leg, LegOutcome, RotationSeen};
+use crate::words::{FailureKind, LegOutcome};
 
 /// A known identity is asked for again after so long.
 const KNOWN_FOR: Span = Span::from_mins(5);
@@ -54,12 +54,6 @@ async fn legs(kms: &dyn Kms, plan: Plan, clock: &(dyn Fn() -> Now + Send + Sync)
             Call::Describe => Reply::Describe(within(limit, kms.describe_key(&target)).await),
         });
     }
-}
-
-async fn rotation(kms: &dyn Kms, target: &KeyTarget, limit: Span) -> Option<RotationFacts> {
-    let asked = kms.rotation(target)?;
-    let told = tokio::time::timeout(limit.to_std(), asked).await;
-    Some(told.unwrap_or_else(|_| RotationFacts::unknown(RotationSeen::NotObservable, "timeout")))
 }
 
 /// The answer, or a timeout in its place. Dropping the future cancels the call.
@@ -124,7 +118,7 @@ impl Identities {
     /// round began. A question that fails gives `None`; asking can take one or two call timeouts more
     /// than the legs.
     pub async fn drive(&self, provider: &ProviderId, kms: &dyn Kms, plan: Plan) -> Evidence {
-        let (target, call_timeout, wanted) = (Arc::clone(&plan.target), plan.call_timeout, plan.rotation);
+        let (target, call_timeout) = (Arc::clone(&plan.target), plan.call_timeout);
         let begun = (self.clock)().mono;
         let asked = self.whoami(provider, kms, &target, call_timeout, None);
         let (mut evidence, mut identity) = tokio::join!(legs(kms, plan, &*self.clock), asked);
@@ -132,9 +126,6 @@ impl Identities {
             identity = self.whoami(provider, kms, &target, call_timeout, Some(begun)).await;
         }
         evidence.identity = identity;
-        if wanted && evidence.leg(Leg::Unwrap).is_some_and(|leg| leg.outcome == LegOutcome::Ok) {
-            evidence.rotation = rotation(kms, &target, call_timeout).await;
-        }
         evidence
     }
 

@@ -171,21 +171,6 @@ impl KeyRef {
 }
 
 impl KeyRef {
-    /// Whether the provider lists each version with its date, so that a rotation cannot be missed.
-    #[must_use]
-    pub const fn versions_are_dated(&self) -> bool {
-        !matches!(&self.resource, Resource::Aws { .. })
-    }
-
-    /// Whether describing a key of this provider tells its rotation schedule too.
-    #[must_use]
-    pub const fn rotation_is_described(&self) -> bool {
-        match &self.resource {
-            Resource::Gcp { .. } | Resource::Local { .. } => true,
-            Resource::Aws { .. } | Resource::Azure { .. } => false,
-        }
-    }
-
     /// What the provider counts calls by: AWS region, Google location, Azure vault.
     #[must_use]
     pub fn region(&self) -> &str {

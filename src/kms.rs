@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::key::{KeyTarget, KeyVersion};
 use crate::time::{Span, Wall};
-use crate::words::{FailureKind, RotationSeen};
+use crate::words::FailureKind;
 
 #[cfg(feature = "daemon")]
 pub mod aws;
@@ -114,25 +114,6 @@ pub struct KeyFacts {
     pub multi_region: Option<bool>,
 }
 
-/// What the provider says about a key's rotation, where that takes a call of its own.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RotationFacts {
-    pub seen: RotationSeen,
-    /// The newest rotation that the provider lists.
-    pub rotated_at: Option<Wall>,
-    pub next_rotation_at: Option<Wall>,
-    /// Why it is not observable: the provider's own code, or ours.
-    pub why: Option<Box<str>>,
-}
-
-impl RotationFacts {
-    /// Nothing is known; `why` is a code.
-    #[must_use]
-    pub fn unknown(seen: RotationSeen, why: &str) -> Self {
-        Self { seen, rotated_at: None, next_rotation_at: None, why: Some(why.chars().take(100).collect::<String>().into()) }
-    }
-}
-
 /// A KMS endpoint under one identity. Dropping a future cancels the call. No retries, no policy.
 pub trait Kms: Send + Sync {
     /// Wraps fresh random bytes that the adapter draws (or lets the provider draw).
@@ -145,11 +126,6 @@ pub trait Kms: Send + Sync {
         None
     }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>>;
-    /// The key's rotation, where describe does not tell it; `None` where it does or there is none. A
-    /// refusal is an answer here (`not_observable`): it says nothing about the key.
-    fn rotation<'a>(&'a self, _key: &'a KeyTarget) -> Option<BoxFuture<'a, RotationFacts>> {
-        None
-    }
     /// Who we are on this key: caller ARN, service account, or application and tenant.
     fn whoami<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Box<str>>>;
 }

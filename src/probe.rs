@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::key::{KeyTarget, KeyVersion};
-use crate::kms::{Answer, CallMeta, KeyFacts, KmsError, RotationFacts, Unwrapped, Wrapped};
+use crate::kms::{Answer, CallMeta, KeyFacts, KmsError, Unwrapped, Wrapped};
 use crate::time::{Now, Span};
 use crate::words::{FailureKind, Leg, LegOutcome};
 
@@ -25,8 +25,6 @@ pub struct Plan {
     pub older: Vec<Wrapped>,
     /// Enabled versions that have no canary yet: one is made, where the provider can.
     pub missing: Vec<KeyVersion>,
-    /// Ask about the rotation schedule too, after a good unwrap: no leg, and never evidence.
-    pub rotation: bool,
     /// For the whole probe, all legs together.
     pub deadline: Span,
     /// For one call.
@@ -85,8 +83,6 @@ pub struct Evidence {
     /// Canaries of other versions, made in this round and opened again with equal bytes.
     pub made: Vec<Wrapped>,
     pub facts: Option<KeyFacts>,
-    /// The rotation schedule, if it was asked for and the provider tells it by a call of its own.
-    pub rotation: Option<RotationFacts>,
     /// Who we were during the round, as far as known.
     pub identity: Option<Arc<str>>,
     /// The provider's clock minus ours in milliseconds, where an answer told it.
@@ -303,7 +299,6 @@ impl ProbeRun {
             fresh: self.fresh.take(),
             made: std::mem::take(&mut self.made),
             facts: self.facts.take(),
-            rotation: None,
             identity: None,
             clock_skew_ms: self.clock_skew_ms,
         }
@@ -328,7 +323,6 @@ impl Evidence {
             fresh: None,
             made: Vec::new(),
             facts: None,
-            rotation: None,
             identity: None,
             clock_skew_ms: None,
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
 use crate::probe::LegResult;
 use crate::time::{Mono, Wall};
-use crate::words::{Access, By, Cause, Code, FailureKind, HeldBy, ProviderKind, Release, RotationSeen, Sequence, StateWord, VerdictWord};
+use crate::words::{Access, By, Cause, Code, FailureKind, HeldBy, ProviderKind, Release, Sequence, StateWord, VerdictWord};
 
 /// One version of a key as shown.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -27,8 +27,6 @@ pub struct VersionView {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct FactsView {
     pub created_at: Option<Wall>,
-    /// Whether the rotation schedule can be seen by us; `null` before the first look at it.
-    pub rotation: Option<RotationSeen>,
     pub rotated_at: Option<Wall>,
     pub next_rotation_at: Option<Wall>,
     pub deletion_at: Option<Wall>,
@@ -144,8 +142,6 @@ pub struct ProviderView {
     pub clock_skew_ms: Option<i64>,
     pub missed_windows: u64,
     pub credentials_failing: bool,
-    /// When our own secret ends, where the configuration says so.
-    pub credentials_expire_at: Option<Wall>,
 }
 
 /// Numbers about the daemon itself that are not per key.

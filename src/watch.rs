@@ -4,7 +4,6 @@
 
 mod cell;
 mod control;
-mod credentials;
 mod judging;
 mod ledger;
 mod operators;
@@ -177,8 +176,6 @@ pub struct Watch {
     /// Good looks of each identity on each account, newest.
     vouchers: BTreeMap<(ProviderId, Arc<str>, Arc<str>), Mono>,
     counts: VecDeque<Count>,
-    /// What was told of the ends of our own secrets.
-    credential_ends: BTreeMap<ProviderId, credentials::Told>,
 }
 
 /// Probes under way at most, all lanes together.
@@ -204,7 +201,6 @@ impl Watch {
         self.expire_windows(now);
         self.expire_overrides(now);
         self.release_brakes_in_time(now);
-        self.mind_credential_ends(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
         self.start_sends(now, out);

@@ -87,11 +87,6 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Whether a key's rotation schedule can be seen by us.
-    RotationSeen { Observed = "observed", NotObservable = "not_observable", NotApplicable = "not_applicable", }
-}
-
-vocabulary! {
     /// Access level of a workspace; the order is from most to least permissive.
     Access { Open = "open", ReadOnly = "read_only", Locked = "locked", }
 }

@@ -62,7 +62,6 @@ fn provider(endpoint: Option<String>, assume_role: Option<AssumeRole>) -> Provid
         },
         control_key: None,
         calls_per_second: 50,
-        credentials_expire_at: None,
     }
 }
 

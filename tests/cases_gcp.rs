@@ -47,7 +47,6 @@ fn provider(endpoint: Option<String>, credentials: GcpCredentials) -> Provider {
         },
         control_key: None,
         calls_per_second: 50,
-        credentials_expire_at: None,
     }
 }
 

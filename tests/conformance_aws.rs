@@ -33,9 +33,9 @@ use cmek_watchdog::key::{AssumeRole, KeyRef, KeyTarget, ProviderId, WrapOperatio
 use cmek_watchdog::kms::aws::client::new_http;
 use cmek_watchdog::kms::aws::vault::AwsVaultKey;
 use cmek_watchdog::kms::aws::{AwsKms, ExternalIds};
-use cmek_watchdog::kms::{Kms, RotationFacts, WrapBytes, Wrapped};
-use cmek_watchdog::time::{Span, Wall};
-use cmek_watchdog::words::{FailureKind, Leg, ProviderKind, RotationSeen};
+use cmek_watchdog::kms::{Kms, WrapBytes, Wrapped};
+use cmek_watchdog::time::Span;
+use cmek_watchdog::words::{FailureKind, Leg, ProviderKind};
 use conformance::{AfterCancel, Bench, Expect, Refusal};
 use ministack::{ACCOUNT, Ministack, REGION};
 
@@ -56,7 +56,6 @@ async fn adapter(url: String, region: &str, access_key: &str, secret: &str, our_
         detail: ProviderDetail::Aws { region: region.to_owned(), endpoint: Some(url), assume_role: None, our_accounts },
         control_key: None,
         calls_per_second: 50,
-        credentials_expire_at: None,
     };
     let given = SharedCredentialsProvider::new(credentials(access_key, secret));
     Arc::new(AwsKms::with_credentials(&provider, Span::from_secs(20), ExternalIds::default(), given, new_http()).await.unwrap())
@@ -284,40 +283,6 @@ async fn the_vaults_bytes_come_back_under_its_own_key_only_and_no_probe_opens_th
     assert_eq!(other.unwrap_bytes(&sealed).await.result.unwrap_err().kind, FailureKind::Misconfigured);
     cloud.disable(key.address());
     assert_eq!(vault.unwrap_bytes(&sealed).await.result.unwrap_err().kind, FailureKind::Disabled);
-}
-
-#[tokio::test]
-async fn rotation_is_read_as_somebody_in_the_keys_account_or_is_not_observable() {
-    let cloud = FakeAws::start().await;
-    let kms = adapter(cloud.url(), "us-east-1", ACCESS_KEY, "any", &[OURS]).await;
-    let seen = async |key: &KeyTarget| kms.rotation(key).unwrap().await;
-    let ours = target(&cloud.create_key("us-east-1", OURS));
-    assert_eq!(seen(&ours).await, RotationFacts { seen: RotationSeen::Observed, rotated_at: None, next_rotation_at: None, why: None });
-    let next = cloud.now() + 90 * 86_400_000;
-    cloud.rotate_every(ours.address(), 90);
-    for _ in 0..3 {
-        cloud.advance(60_000);
-        cloud.rotate(ours.address());
-    }
-    let facts = seen(&ours).await;
-    assert_eq!((facts.rotated_at, facts.next_rotation_at), (Some(Wall(cloud.now())), Some(Wall(next))), "the newest of two pages");
-
-    let unknown = |why: &str| RotationFacts::unknown(RotationSeen::NotObservable, why);
-    let arn = cloud.create_key("us-east-1", CUSTOMER);
-    cloud.rotate_every(&arn, 90);
-    let mut theirs = target(&arn);
-    let before = cloud.asked().len();
-    assert_eq!(seen(&theirs).await, unknown("no_reader_role"));
-    assert_eq!(cloud.asked().len(), before, "a call that cannot work is not made");
-    let reader = format!("arn:aws:iam::{CUSTOMER}:role/cmek-reader");
-    theirs.reader_role = Some(reader.clone());
-    assert_eq!(seen(&theirs).await, unknown("no_answer"), "the role is not ours to take on");
-    cloud.trust_role(&reader, None);
-    assert_eq!(seen(&theirs).await.seen, RotationSeen::Observed);
-    cloud.deny(&arn, "GetKeyRotationStatus");
-    assert_eq!(seen(&theirs).await, unknown("AccessDeniedException"));
-    let imported = target(&cloud.create_imported_key("us-east-1", OURS));
-    assert_eq!(seen(&imported).await, RotationFacts::unknown(RotationSeen::NotApplicable, "UnsupportedOperationException"));
 }
 
 #[tokio::test]

@@ -38,7 +38,6 @@ async fn adapter(gcp: &Gcp, credentials: GcpCredentials) -> GcpKms {
         },
         control_key: None,
         calls_per_second: 50,
-        credentials_expire_at: None,
     };
     GcpKms::new(&provider, Span::from_secs(10)).await.unwrap()
 }
@@ -304,13 +303,7 @@ async fn a_refusal_tells_the_providers_clock() {
 
 #[tokio::test]
 async fn a_provider_that_cannot_work_is_refused_at_start() {
-    let provider = |detail| Provider {
-        id: ProviderId::new("p").unwrap(),
-        detail,
-        control_key: None,
-        calls_per_second: 1,
-        credentials_expire_at: None,
-    };
+    let provider = |detail| Provider { id: ProviderId::new("p").unwrap(), detail, control_key: None, calls_per_second: 1 };
     let gcp = |endpoint: &str, credentials| ProviderDetail::Gcp {
         endpoint: Some(endpoint.to_owned()),
         credentials,

@@ -24,9 +24,9 @@ use azure_wire::{OUR_APP, OUR_TENANT, Root, THEIR_TENANT, TestNames, azure, clie
 use cmek_watchdog::config::{Provider, ProviderDetail};
 use cmek_watchdog::key::{KeyRef, KeyTarget, KeyVersion};
 use cmek_watchdog::kms::azure::{AzureIdentity, AzureKms, CALL_MARK, MARK};
-use cmek_watchdog::kms::{Answer, Kms, RotationFacts, Wrapped};
+use cmek_watchdog::kms::{Answer, Kms, Wrapped};
 use cmek_watchdog::time::Span;
-use cmek_watchdog::words::{FailureKind, ProviderKind, RotationSeen};
+use cmek_watchdog::words::{FailureKind, ProviderKind};
 
 const HOST: &str = "acme-kv.vault.azure.net";
 
@@ -351,22 +351,4 @@ async fn an_algorithm_that_the_key_does_not_know_is_misconfigured() {
     let s = stage().await;
     let odd = KeyTarget { algorithm: Some("A256KW".to_owned()), ..s.key.clone() };
     assert_eq!(refused(s.kms.wrap_key(&odd).await), refusal(FailureKind::Misconfigured, false, "BadParameter"));
-}
-
-#[tokio::test]
-async fn the_rotation_policy_tells_the_next_rotation_and_a_refusal_tells_nothing() {
-    let s = stage().await;
-    let seen = async || s.kms.rotation(&s.key).unwrap().await;
-    assert_eq!(seen().await, RotationFacts { seen: RotationSeen::Observed, rotated_at: None, next_rotation_at: None, why: None });
-    s.cloud.rotate_by_itself(HOST, "k", "timeAfterCreate", "P90D");
-    let created = s.kms.describe_key(&s.key).await.result.unwrap().created_at.unwrap();
-    assert_eq!(seen().await.next_rotation_at, Some(created.plus(Span::from_days(90))));
-    s.cloud.rotate_by_itself(HOST, "k", "timeBeforeExpiry", "P10D");
-    assert_eq!(seen().await.next_rotation_at, None, "a key without an end");
-    s.cloud.set_dates(HOST, "k", Dates { not_before: None, expires: Some(created.plus(Span::from_days(30))) });
-    assert_eq!(seen().await.next_rotation_at, Some(created.plus(Span::from_days(20))));
-    s.cloud.fault(Some(Action::Read), Fault::Refuse(403, "Forbidden", "no"));
-    assert_eq!(seen().await, RotationFacts::unknown(RotationSeen::NotObservable, "http_403"));
-    s.cloud.fault(Some(Action::Read), Fault::Cut);
-    assert_eq!(seen().await.seen, RotationSeen::NotObservable);
 }

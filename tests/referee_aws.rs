@@ -93,23 +93,6 @@ async fn boto3_agrees_with_our_own_aws() {
 }
 
 #[tokio::test]
-async fn boto3_agrees_with_our_own_aws_about_rotation() {
-    let aws = FakeAws::start().await;
-    let own = aws.create_key("us-east-2", "111122223333");
-    let theirs = aws.create_key("us-east-2", "444455556666");
-    let imported = aws.create_imported_key("us-east-2", "111122223333");
-    aws.rotate_every(&own, 365);
-    for _ in 0..3 {
-        aws.advance(1000);
-        aws.rotate(&own);
-    }
-    let keys = BTreeMap::from([("own", own), ("theirs", theirs), ("imported", imported)]);
-    let mut order = order(&aws.url(), "us-east-2", (ACCESS_KEY, "secret"), &keys);
-    order["stage"] = "rotation".into();
-    stage(&order, 6).await;
-}
-
-#[tokio::test]
 async fn boto3_agrees_with_ministack() {
     use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
     let ministack = Ministack::start().await;

@@ -143,7 +143,6 @@ impl Looker {
             current: None,
             older: Vec::new(),
             missing: Vec::new(),
-            rotation: false,
             deadline: CONTROL_TIMEOUT.times(3),
             call_timeout: CONTROL_TIMEOUT,
         };
@@ -180,7 +179,6 @@ fn plan(key: &Key, known: &[CanaryRow], policy: &Policy) -> Plan {
         current: newest.map(|row| row.wrapped.clone()),
         older,
         missing: Vec::new(),
-        rotation: true,
         deadline: policy.call_timeout.times(calls),
         call_timeout: policy.call_timeout,
     }
@@ -332,12 +330,10 @@ fn versions(known: &[CanaryRow], evidence: &Evidence) -> Vec<VersionView> {
 
 fn facts(evidence: &Evidence) -> FactsView {
     let Some(facts) = &evidence.facts else { return FactsView::default() };
-    let rotation = evidence.rotation.as_ref();
     FactsView {
         created_at: facts.created_at,
-        rotation: rotation.map(|rotation| rotation.seen),
-        rotated_at: rotation.and_then(|rotation| rotation.rotated_at).or(facts.rotated_at),
-        next_rotation_at: rotation.and_then(|rotation| rotation.next_rotation_at).or(facts.next_rotation_at),
+        rotated_at: facts.rotated_at,
+        next_rotation_at: facts.next_rotation_at,
         deletion_at: facts.deletion_at,
         expires_at: facts.expires_at,
         not_before: facts.not_before,

@@ -91,7 +91,6 @@ pub struct AwsProvider {
     pub region: Text,
     pub endpoint: Option<Text>,
     pub assume_role: Option<AssumeRole>,
-    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]
@@ -113,7 +112,6 @@ pub struct GcpProvider {
     pub endpoint: Option<Text>,
     pub credentials: Option<Text>,
     pub project_number: Option<Text>,
-    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]
@@ -129,7 +127,6 @@ pub struct AzureProvider {
     pub ca_file: Option<Text>,
     pub verify_challenge_resource: Option<bool>,
     pub host_suffixes: Option<Spanned<Vec<Text>>>,
-    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]

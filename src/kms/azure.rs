@@ -21,14 +21,13 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::config::{Provider, ProviderDetail};
 use crate::key::{KeyTarget, KeyVersion};
-use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, RotationFacts, Unwrapped, Wrapped};
+use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Unwrapped, Wrapped};
 use crate::time::{Span, Wall};
 use crate::words::{FailureKind, ProviderKind};
 
 mod errors;
 mod facts;
 mod identity;
-mod rotation;
 mod vaults;
 mod wire;
 
@@ -353,9 +352,6 @@ impl Kms for AzureKms {
     }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>> {
         Box::pin(self.describe(key))
-    }
-    fn rotation<'a>(&'a self, key: &'a KeyTarget) -> Option<BoxFuture<'a, RotationFacts>> {
-        Some(Box::pin(self.rotation_facts(key)))
     }
     fn whoami<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Box<str>>> {
         Box::pin(self.identify(key))

@@ -163,9 +163,6 @@ fn providers(text: &mut Text, snapshot: &Snapshot) {
     #[expect(clippy::cast_precision_loss, reason = "a difference of clocks in milliseconds fits")]
     let skew: fn(&crate::snapshot::ProviderView) -> Option<f64> = |p| p.clock_skew_ms.map(|ms| ms as f64 / 1000.0);
     each(&mut text.family("cmek_clock_skew_seconds", Kind::Gauge, "The provider's clock less ours."), skew);
-    #[expect(clippy::cast_precision_loss, reason = "a time in milliseconds fits")]
-    let end: fn(&crate::snapshot::ProviderView) -> Option<f64> = |p| p.credentials_expire_at.map(|at| at.0 as f64 / 1000.0);
-    each(&mut text.family("cmek_own_credential_expiry_timestamp_seconds", Kind::Gauge, "When our own secret ends, where stated."), end);
 }
 
 fn receivers(text: &mut Text, snapshot: &Snapshot, now: Now) {

@@ -3,7 +3,6 @@
 //! Calm, short, without a word that the reader must look up; it must never guess at a cause.
 
 use crate::notify::Notice;
-use crate::time::{Span, Wall};
 use crate::words::{Cause, EventType, FailureKind, Leg, LegOutcome, ProviderKind, Severity};
 
 /// Which direction was refused.
@@ -164,19 +163,6 @@ const fn reach(facts: &Facts<'_>) -> &'static str {
         Some(Direction::Both) => " New data cannot be sealed and existing data cannot be opened.",
         Some(Direction::OldVersion) => " Data sealed with an older version cannot be opened.",
         None => "",
-    }
-}
-
-/// What is said when our own secret for a provider comes to its end.
-#[must_use]
-pub fn credentials_end(provider: &str, end: Wall, left: Span) -> String {
-    match left.as_millis().div_euclid(86_400_000) {
-        0 if left == Span::ZERO => {
-            format!("Our own credentials for {provider} ended at {end}. Its keys cannot be judged without new ones.")
-        }
-        0 => format!("Our own credentials for {provider} end within a day, at {end}."),
-        1 => format!("Our own credentials for {provider} end in one day, at {end}."),
-        days => format!("Our own credentials for {provider} end in {days} days, at {end}."),
     }
 }
 

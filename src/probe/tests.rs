@@ -15,7 +15,6 @@ fn plan() -> Plan {
         current: Some(wrapped(9, "1")),
         older: vec![],
         missing: Vec::new(),
-        rotation: false,
         deadline: Span::from_secs(30),
         call_timeout: Span::from_secs(10),
     }

@@ -37,7 +37,6 @@ fn round(wrap: Short, unwrap: Short, describe: Short) -> Evidence {
         fresh: None,
         made: vec![],
         facts,
-        rotation: None,
         identity: None,
         clock_skew_ms: None,
     }

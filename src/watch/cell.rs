@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::Key;
 use crate::key::{KeyVersion, WorkspaceId};
-use crate::kms::{KeyFacts, RotationFacts, Wrapped};
+use crate::kms::{KeyFacts, Wrapped};
 use crate::lifecycle::KeyState;
 use crate::lifecycle::looks::Stamp;
 use crate::lockout::KeyName;
@@ -19,7 +19,7 @@ use crate::schedule::phase_of;
 use crate::time::{Mono, Now, Span, Wall};
 use crate::verdict::Verdict;
 use crate::watch::{Attempt, Ticket};
-use crate::words::{FailureKind, RotationSeen};
+use crate::words::FailureKind;
 
 /// Identities that were good on a key, newest last; older ones are forgotten.
 const IDENTITIES_MAX: usize = 4;
@@ -52,9 +52,6 @@ pub struct Kept {
     pub versions: BTreeMap<KeyVersion, VersionCell>,
     pub facts: Option<KeyFacts>,
     pub rotations: u64,
-    /// The rotation schedule as last told by a call of its own.
-    #[serde(default)]
-    pub rotation: Option<RotationFacts>,
     /// When this key was first registered here.
     #[serde(default)]
     pub registered_at: Option<Wall>,
@@ -122,8 +119,6 @@ pub struct KeyCell {
     /// End of the window in which evidence or a recorded miss is due.
     pub window: Mono,
     pub rounds: u64,
-    /// When the rotation schedule was last asked for.
-    pub rotation_asked: Option<Mono>,
     pub last_look: Option<Mono>,
     pub unsure_since_start: u8,
     /// Callers of `validate`.
@@ -161,7 +156,6 @@ impl KeyCell {
             waiting: None,
             window: now.mono,
             rounds: 0,
-            rotation_asked: None,
             last_look: None,
             unsure_since_start: 0,
             callers: Vec::new(),
@@ -217,19 +211,6 @@ impl KeyCell {
     pub fn needed_older(&self) -> impl Iterator<Item = (&KeyVersion, &VersionCell)> {
         let current = self.kept.current.as_ref();
         self.kept.versions.iter().filter(move |(version, cell)| Some(*version) != current && cell.protects_data && !cell.retired)
-    }
-
-    /// When the material was last made new, as far as it can be known. A key whose schedule is hidden
-    /// from us may have been rotated any number of times since it was made.
-    pub fn last_rotation(&self) -> Option<Wall> {
-        let facts = self.kept.facts.as_ref();
-        let listed = self.kept.rotation.as_ref().and_then(|rotation| rotation.rotated_at);
-        let known = listed.or(facts.and_then(|facts| facts.rotated_at)).max(self.kept.rotated_at.map(|at| at.wall));
-        match self.kept.rotation.as_ref().map(|rotation| rotation.seen) {
-            Some(RotationSeen::NotApplicable) => None,
-            Some(RotationSeen::NotObservable) if !self.key.target.reference.versions_are_dated() => known,
-            Some(RotationSeen::Observed | RotationSeen::NotObservable) | None => known.or(facts.and_then(|facts| facts.created_at)),
-        }
     }
 
     /// Enabled versions that have no canary: what they protect is not watched yet.

@@ -117,7 +117,6 @@ impl Watch {
             let deadline = CALL_TIMEOUT.times(3);
             control.in_flight = Some((attempt, now.mono));
             let plan = Plan {
-                rotation: false,
                 target,
                 unwrap_first: false,
                 describe: false,

@@ -14,8 +14,6 @@ use crate::watch::cell::{InFlight, KeyCell};
 use crate::watch::{Attempt, Count, Effects, IN_FLIGHT_MAX, ProbeOrder, Subject, Watch};
 use crate::words::{EventType, FailureKind, LegOutcome};
 
-/// The rotation schedule changes seldom, and asking costs two calls.
-const ROTATION_EVERY: Span = Span::from_hours(1);
 /// Calls that a probe is reckoned with: wrap, unwrap, and now and then describe.
 const CALLS_PER_PROBE: u32 = 3;
 /// Older versions opened in one steady round at most, so that they are spread out.
@@ -199,7 +197,6 @@ fn plan(cell: &KeyCell, now: Now) -> Plan {
         current: cell.current_canary().cloned(),
         older,
         missing,
-        rotation: settled && describe && cell.rotation_asked.is_none_or(|at| now.mono.since(at) >= ROTATION_EVERY),
         deadline,
         call_timeout: policy.call_timeout,
     }

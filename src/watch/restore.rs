@@ -41,7 +41,7 @@ pub fn to_text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-pub fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
@@ -117,7 +117,6 @@ impl Watch {
             shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
-            credential_ends: BTreeMap::new(),
         }
     }
 
@@ -133,8 +132,6 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
-            } else if name.starts_with("credential_end:") {
-                self.restore_credential_end(name, text);
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);

@@ -35,11 +35,6 @@ impl Watch {
             cell.kept.facts = Some(facts.clone());
             cell.dirty = true;
         }
-        if let Some(rotation) = &evidence.rotation {
-            cell.rotation_asked = Some(now.mono);
-            cell.dirty |= cell.kept.rotation.as_ref() != Some(rotation);
-            cell.kept.rotation = Some(rotation.clone());
-        }
         self.see_versions(now, ix, evidence, verdict);
         self.see_warning(now, ix, verdict);
         self.count_down(now, ix);
@@ -95,7 +90,9 @@ impl Watch {
     /// A key that has not been rotated for longer than the policy wants is told once.
     fn see_rotation_age(&mut self, now: Now, ix: KeyIx) {
         let Some(cell) = self.cells.get(&ix) else { return };
-        let (Some(rotated), Some(limit)) = (cell.last_rotation(), cell.policy.rotation_max_age) else { return };
+        let facts = cell.kept.facts.as_ref();
+        let rotated = facts.and_then(|f| f.rotated_at).or(cell.kept.rotated_at.map(|at| at.wall)).or(facts.and_then(|f| f.created_at));
+        let (Some(rotated), Some(limit)) = (rotated, cell.policy.rotation_max_age) else { return };
         if now.wall.since(rotated) < limit {
             self.cured(ix, "rotation");
         } else if !cell.kept.told.contains_key("rotation") {

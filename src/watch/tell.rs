@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// A notice with everything that is known of the key filled in.
-    pub(super) fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
+    fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
         self.notice_count = self.notice_count.saturating_add(1);
         let cell = ix.and_then(|ix| self.cells.get(&ix));
         let facts = cell.and_then(|c| c.kept.facts.as_ref());
@@ -130,7 +130,7 @@ impl Watch {
         }
     }
 
-    pub(super) fn send(&mut self, now: Now, notice: Notice) {
+    fn send(&mut self, now: Now, notice: Notice) {
         let receivers = route::receivers_for(&notice, &self.config.routes);
         self.send_to(now, notice, &receivers);
     }

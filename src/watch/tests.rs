@@ -78,8 +78,6 @@ struct Bench {
     probes: Vec<(Subject, Attempt)>,
     engaged: bool,
     control_hangs: bool,
-    rotation: Option<crate::kms::RotationFacts>,
-    rotation_asked: u32,
 }
 
 impl Bench {
@@ -105,8 +103,6 @@ impl Bench {
             probes: Vec::new(),
             engaged: false,
             control_hangs: false,
-            rotation: None,
-            rotation_asked: 0,
         };
         bench.show(out.publish);
         bench.turn(vec![Event::Wake]);
@@ -207,11 +203,6 @@ impl Bench {
                 }
                 Next::Done(mut evidence) => {
                     evidence.identity = Some("us".into());
-                    let opened = evidence.leg(Leg::Unwrap).is_some_and(|leg| leg.outcome == LegOutcome::Ok);
-                    if order.plan.rotation && opened {
-                        self.rotation_asked += 1;
-                        evidence.rotation.clone_from(&self.rotation);
-                    }
                     return Some(Event::Probed { subject: order.subject, attempt: order.attempt, evidence });
                 }
             }

@@ -17,7 +17,7 @@ use crate::verdict::{Stated, Verdict};
 use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::tell::{code_of, deciding};
 use crate::watch::{Effects, Watch};
-use crate::words::{Access, By, Cause, FailureKind, HeldBy, RotationSeen, VerdictWord};
+use crate::words::{Access, By, Cause, FailureKind, HeldBy, VerdictWord};
 
 /// A steady key is stored again after so long even if nothing changed, so that a restart knows when
 /// it was last seen well.
@@ -141,7 +141,6 @@ impl Watch {
             clock_skew_ms: control.and_then(|c| c.clock_skew_ms),
             missed_windows: control.map_or(0, |c| c.missed),
             credentials_failing: control.is_some_and(|c| c.credentials_failing),
-            credentials_expire_at: config.credentials_expire_at,
         })
     }
 
@@ -292,17 +291,11 @@ fn versions(cell: &KeyCell) -> Vec<VersionView> {
 }
 
 fn facts(cell: &KeyCell) -> FactsView {
-    let told = cell.kept.facts.is_some();
     let facts = cell.kept.facts.clone().unwrap_or_default();
-    let rotation = cell.kept.rotation.as_ref();
-    let listed = rotation.and_then(|rotation| rotation.rotated_at);
-    // Where the schedule takes no call of its own, describe has told it.
-    let by_describe = cell.key.target.reference.rotation_is_described();
     FactsView {
         created_at: facts.created_at,
-        rotation: rotation.map(|rotation| rotation.seen).or((told && by_describe).then_some(RotationSeen::Observed)),
-        rotated_at: listed.or(facts.rotated_at).max(cell.kept.rotated_at.map(|at| at.wall)),
-        next_rotation_at: rotation.and_then(|rotation| rotation.next_rotation_at).or(facts.next_rotation_at),
+        rotated_at: facts.rotated_at.or(cell.kept.rotated_at.map(|at| at.wall)),
+        next_rotation_at: facts.next_rotation_at,
         deletion_at: facts.deletion_at,
         expires_at: facts.expires_at,
         not_before: facts.not_before,

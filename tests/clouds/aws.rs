@@ -39,10 +39,6 @@ struct Key {
     deletion_at: Option<i64>,
     imported: bool,
     materials: Vec<Material>,
-    /// When it was rotated, oldest first.
-    rotations: Vec<i64>,
-    /// Days between rotations by AWS, and when the next is due.
-    schedule: Option<(i64, i64)>,
     /// Operation (`Decrypt`) to the reason that ends the refusal's sentence.
     denied: BTreeMap<String, String>,
 }
@@ -123,8 +119,6 @@ impl FakeAws {
             deletion_at: None,
             imported,
             materials: vec![new_material()],
-            rotations: Vec::new(),
-            schedule: None,
             denied: BTreeMap::new(),
         };
         world.keys.insert(arn.clone(), key);
@@ -154,19 +148,7 @@ impl FakeAws {
         self.change(arn, |k| (k.state, k.deletion_at) = (State::Disabled, None));
     }
     pub fn rotate(&self, arn: &str) {
-        let now = self.world().now;
-        self.change(arn, |k| {
-            k.materials.push(new_material());
-            k.rotations.push(now);
-        });
-    }
-    /// Rotation by AWS itself, every so many days.
-    pub fn rotate_every(&self, arn: &str, days: i64) {
-        let next = self.world().now + days * DAY;
-        self.change(arn, |k| k.schedule = Some((days, next)));
-    }
-    pub fn now(&self) -> i64 {
-        self.world().now
+        self.change(arn, |k| k.materials.push(new_material()));
     }
     /// The owner deletes the material that he brought along.
     pub fn delete_imported_material(&self, arn: &str) {
@@ -270,47 +252,6 @@ impl Key {
             State::Unavailable => state("unavailable"),
         }
     }
-    /// Neither call works across accounts, whatever the key policy says.
-    fn rotation(&self, operation: &str, arn: &str, body: &Value, caller: &str) -> Reply {
-        let owner = arn.split(':').nth(4);
-        if caller.split(':').nth(4) != owner {
-            let text = format!(
-                "User: {caller} is not authorized to perform: kms:{operation} on resource: {arn} because the resource does not exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies access"
-            );
-            return refuse(400, "AccessDeniedException", &text);
-        }
-        if self.imported && operation == "GetKeyRotationStatus" {
-            return refuse(
-                400,
-                "UnsupportedOperationException",
-                &format!("{arn} origin is EXTERNAL which is not valid for this operation."),
-            );
-        }
-        let seconds = |ms: i64| ms as f64 / 1000.0;
-        if operation == "GetKeyRotationStatus" {
-            let mut status = json!({"KeyId": arn, "KeyRotationEnabled": self.schedule.is_some()});
-            if let Some((days, next)) = self.schedule {
-                status["RotationPeriodInDays"] = json!(days);
-                status["NextRotationDate"] = json!(seconds(next));
-            }
-            return Reply::json(200, &status.to_string());
-        }
-        // Two a page, whatever is asked for: a list that ends is not a list that was read to its end.
-        let from: usize = body["Marker"].as_str().map_or(0, |marker| marker.parse().unwrap());
-        let page: Vec<Value> = self
-            .rotations
-            .iter()
-            .skip(from)
-            .take(2)
-            .map(|at| json!({"KeyId": arn, "RotationDate": seconds(*at), "RotationType": "ON_DEMAND"}))
-            .collect();
-        let end = from + page.len();
-        let mut answer = json!({"Rotations": page, "Truncated": end < self.rotations.len()});
-        if end < self.rotations.len() {
-            answer["NextMarker"] = json!(end.to_string());
-        }
-        Reply::json(200, &answer.to_string())
-    }
     fn metadata(&self, arn: &str) -> Value {
         let seconds = |ms: i64| ms as f64 / 1000.0;
         let mut metadata = json!({
@@ -350,9 +291,7 @@ impl World {
         match operation.as_str() {
             "GetCallerIdentity" => identity(&caller),
             "AssumeRole" => self.assume(ask, &caller),
-            "Encrypt" | "Decrypt" | "GenerateDataKey" | "DescribeKey" | "GetKeyRotationStatus" | "ListKeyRotations" => {
-                self.kms(&operation, &ask.json(), &ask.scope(2), &caller)
-            }
+            "Encrypt" | "Decrypt" | "GenerateDataKey" | "DescribeKey" => self.kms(&operation, &ask.json(), &ask.scope(2), &caller),
             other => refuse(400, "UnknownOperationException", &format!("no operation {other}")),
         }
     }
@@ -396,9 +335,6 @@ impl World {
         }
         if operation == "DescribeKey" {
             return Reply::json(200, &key.metadata(arn).to_string());
-        }
-        if matches!(operation, "GetKeyRotationStatus" | "ListKeyRotations") {
-            return key.rotation(operation, arn, body, caller);
         }
         if let Some(refusal) = key.refusal(arn) {
             return refusal;

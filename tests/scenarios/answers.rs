@@ -211,7 +211,6 @@ async fn aws_adapter(cloud: &FakeAws) -> AwsKms {
         },
         control_key: None,
         calls_per_second: 50,
-        credentials_expire_at: None,
     };
     let given = SharedCredentialsProvider::new(Credentials::new(ACCESS_KEY, "any", None, None, "test"));
     AwsKms::with_credentials(&provider, Span::from_secs(20), ExternalIds::default(), given, new_http()).await.unwrap()

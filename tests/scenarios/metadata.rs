@@ -148,7 +148,6 @@ async fn keys_of_every_kind_are_described_without_a_fault() {
             },
             control_key: None,
             calls_per_second: 50,
-            credentials_expire_at: None,
         };
         let credentials = aws_sdk_kms::config::Credentials::new("AKIDEXAMPLE", "any", None, None, "test");
         let given = aws_sdk_kms::config::SharedCredentialsProvider::new(credentials);

@@ -70,7 +70,6 @@ pub fn provider(root: Option<&Root>) -> Provider {
         },
         control_key: None,
         calls_per_second: 10,
-        credentials_expire_at: None,
     }
 }
 

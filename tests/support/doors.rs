@@ -44,7 +44,6 @@ pub fn config() -> Config {
         detail: ProviderDetail::Local { path: "local-kms.json".into() },
         control_key: None,
         calls_per_second: 50,
-        credentials_expire_at: None,
     };
     let classes = [
         ("messages", FeatureClass::Content),
@@ -187,7 +186,6 @@ pub fn provider() -> ProviderView {
         clock_skew_ms: Some(-250),
         missed_windows: 0,
         credentials_failing: false,
-        credentials_expire_at: Some(cmek_watchdog::time::Wall(1_800_000_000_000)),
     }
 }
 

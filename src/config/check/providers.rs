@@ -13,7 +13,6 @@ use crate::config::raw::{self, Int, Text};
 use crate::config::sheet::Sheet;
 use crate::config::{AzureCredentials, GcpCredentials, Provider, ProviderDetail, values};
 use crate::key::{AssumeRole, KeyTarget, ProviderId};
-use crate::time::Wall;
 use crate::words::ProviderKind;
 
 /// Azure's own hosts and their sovereign twins.
@@ -47,24 +46,10 @@ pub fn providers(sheet: &mut Sheet<'_>) -> BTreeMap<ProviderId, Provider> {
     providers
 }
 
-/// A day (its first moment, UTC) or an RFC 3339 time.
-fn moment(sheet: &mut Sheet<'_>, text: &Text) -> Option<Wall> {
-    let written = text.get_ref();
-    let parsed = written.parse().or_else(|_| format!("{written}T00:00:00Z").parse());
-    match parsed {
-        Ok(at) => Some(at),
-        Err(_) => {
-            sheet.error(text.span(), format!("`{written}` is not a time: expected a day such as \"2027-01-31\", or an RFC 3339 time"));
-            None
-        }
-    }
-}
-
 struct Read {
     detail: ProviderDetail,
     control_key: Option<Text>,
     calls_per_second: Option<Int>,
-    credentials_expire_at: Option<Text>,
 }
 
 /// The kind of a table, read before the table itself.
@@ -102,8 +87,7 @@ fn finish<'a>(sheet: &mut Sheet<'a>, id: ProviderId, kind: ProviderKind, read: R
         ProviderKind::Local => 1000,
     };
     let calls_per_second = read.calls_per_second.and_then(|n| sheet.int(&n, 1, 100_000)).unwrap_or(usual);
-    let credentials_expire_at = read.credentials_expire_at.and_then(|text| moment(sheet, &text));
-    let mut provider = Provider { id, detail: read.detail, control_key: None, calls_per_second, credentials_expire_at };
+    let mut provider = Provider { id, detail: read.detail, control_key: None, calls_per_second };
     match read.control_key {
         Some(text) => match reference(&provider, text.get_ref()) {
             Ok(reference) => provider.control_key = Some(Arc::new(KeyTarget::plain(reference))),
@@ -118,12 +102,7 @@ fn local<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read
     let raw: raw::LocalProvider = sheet.read(value)?;
     let path = raw.path.as_ref().and_then(|text| sheet.path(text));
     let path = path.unwrap_or_else(|| crate::config::sheet::join(sheet.base_dir(), "local-kms.json"));
-    Some(Read {
-        detail: ProviderDetail::Local { path },
-        control_key: raw.control_key,
-        calls_per_second: raw.calls_per_second,
-        credentials_expire_at: None,
-    })
+    Some(Read { detail: ProviderDetail::Local { path }, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
 }
 
 fn aws<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> {
@@ -142,12 +121,7 @@ fn aws<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> 
         assume_role: raw.assume_role.as_ref().and_then(|role| assume_role(sheet, role)),
         our_accounts: plain(raw.our_accounts),
     };
-    Some(Read {
-        detail,
-        control_key: raw.control_key,
-        calls_per_second: raw.calls_per_second,
-        credentials_expire_at: raw.credentials_expire_at,
-    })
+    Some(Read { detail, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
 }
 
 fn assume_role(sheet: &mut Sheet<'_>, raw: &raw::AssumeRole) -> Option<AssumeRole> {
@@ -188,12 +162,7 @@ fn gcp<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> 
         project_number: raw.project_number.map(Spanned::into_inner),
         our_accounts: plain(raw.our_accounts),
     };
-    Some(Read {
-        detail,
-        control_key: raw.control_key,
-        calls_per_second: raw.calls_per_second,
-        credentials_expire_at: raw.credentials_expire_at,
-    })
+    Some(Read { detail, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
 }
 
 fn azure<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> {
@@ -218,12 +187,7 @@ fn azure<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read
         host_suffixes,
         our_accounts: plain(raw.our_accounts),
     };
-    Some(Read {
-        detail,
-        control_key: raw.control_key,
-        calls_per_second: raw.calls_per_second,
-        credentials_expire_at: raw.credentials_expire_at,
-    })
+    Some(Read { detail, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
 }
 
 /// A suffix of one label would match every host of a top-level domain.

@@ -10,8 +10,7 @@ async fn debug_shows_neither_credentials_nor_clients() {
         project_number: Some("100000000001".to_owned()),
         our_accounts: Vec::new(),
     };
-    let provider =
-        Provider { id: ProviderId::new("g").unwrap(), detail, control_key: None, calls_per_second: 1, credentials_expire_at: None };
+    let provider = Provider { id: ProviderId::new("g").unwrap(), detail, control_key: None, calls_per_second: 1 };
     let kms = GcpKms::new(&provider, Span::from_secs(1)).await.unwrap();
     assert_eq!(format!("{kms:?}"), r#"GcpKms { ours: OurProjects(["100000000001"]), call_timeout: Span(1000), .. }"#);
 }

@@ -1,8 +1,6 @@
 //! What is known of keys: rotations, versions, doubt, misses, and who asks.
 
 use super::*;
-use crate::kms::RotationFacts;
-use crate::words::{RotationSeen, Severity};
 
 fn one() -> Bench {
     Bench::proven(&key("k", "\"w\"", "default"))
@@ -140,72 +138,4 @@ fn a_denial_that_nobody_can_vouch_for_is_put_before_a_person() {
     assert_eq!((asked(&bench), bench.access("w")), (1, Access::Open));
     bench.run(3600);
     assert_eq!(asked(&bench), 1);
-}
-
-#[test]
-fn the_rotation_schedule_is_asked_for_once_an_hour_and_kept_over_a_restart() {
-    let mut bench = one();
-    let (rotated, next) = (Wall(1_789_000_000_000), Wall(1_799_000_000_000));
-    let seen = RotationSeen::Observed;
-    bench.rotation = Some(RotationFacts { seen, rotated_at: Some(rotated), next_rotation_at: Some(next), why: None });
-    bench.run(3 * 3600);
-    assert!((2..=4).contains(&bench.rotation_asked), "{}", bench.rotation_asked);
-    let shown = |bench: &Bench| {
-        let facts = &bench.keys["k"].facts;
-        (facts.rotation, facts.rotated_at, facts.next_rotation_at)
-    };
-    assert_eq!(shown(&bench), (Some(seen), Some(rotated), Some(next)));
-    bench.restart();
-    assert_eq!(shown(&bench), (Some(seen), Some(rotated), Some(next)));
-    bench.deny("k", true);
-    let before = bench.rotation_asked;
-    bench.run(3 * 3600);
-    assert_eq!((bench.access("w"), bench.rotation_asked), (Access::Locked, before), "nobody asks about a key in question");
-}
-
-#[test]
-fn a_key_whose_rotations_are_hidden_is_not_called_overdue() {
-    let facts = |seen| RotationFacts { seen, rotated_at: None, next_rotation_at: None, why: None };
-    for (seen, told) in [(RotationSeen::NotObservable, 0), (RotationSeen::NotApplicable, 0), (RotationSeen::Observed, 1)] {
-        let mut bench = one();
-        bench.rotation = Some(facts(seen));
-        // Made long ago; the simulated cloud tells no date, so one is put in.
-        bench.run(400);
-        for cell in bench.watch.cells.values_mut() {
-            cell.kept.facts.as_mut().unwrap().created_at = Some(bench.now.wall.minus(Span::from_days(500)));
-        }
-        bench.run(61);
-        assert_eq!(bench.told(EventType::KeyRotationOverdue), told, "{seen}");
-    }
-}
-
-#[test]
-fn the_end_of_our_own_secret_is_told_at_each_mark_once_and_anew_for_a_new_secret() {
-    let start = Wall(1_790_000_000_000);
-    let config = |days: u64| {
-        let end = start.plus(Span::from_days(days));
-        let line = format!("[providers.q]\nkind = \"aws\"\nregion = \"us-east-1\"\ncredentials_expire_at = \"{end}\"\n");
-        format!("{line}{}", key("k", "\"w\"", "default"))
-    };
-    let mut bench = Bench::proven(&config(32));
-    let told = |bench: &Bench| bench.told(EventType::ProviderCredentials);
-    assert_eq!(told(&bench), 0);
-    bench.run(3 * 86_400);
-    assert_eq!(told(&bench), 1, "30 days");
-    assert!(bench.notices.iter().any(|n| n.message.starts_with("Our own credentials for q end in 29 days")));
-    bench.restart();
-    bench.run(3600);
-    assert_eq!(told(&bench), 1, "a restart does not repeat");
-    bench.run(23 * 86_400);
-    assert_eq!(told(&bench), 2, "7 days");
-    bench.run(6 * 86_400);
-    assert_eq!(told(&bench), 4, "one day, and the end");
-    assert_eq!(bench.notices.iter().rfind(|n| n.event == EventType::ProviderCredentials).unwrap().severity, Severity::Critical);
-    bench.reload(&config(400));
-    bench.run(3600);
-    assert_eq!(told(&bench), 4, "renewed");
-    assert_eq!(bench.access("w"), Access::Open);
-    bench.reload(&config(35));
-    bench.run(60);
-    assert_eq!(told(&bench), 5, "another end, already near");
 }
