@@ -93,6 +93,18 @@ pub struct VersionFact {
     pub created_at: Option<Wall>,
 }
 
+/// Whether the schedule of a key's rotation could be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotationFact {
+    Observed,
+    /// The key's owner does not let us read it. No fault of the key and no finding.
+    NotObservable,
+    /// A key of this sort is not rotated by its provider, or nothing was asked.
+    #[default]
+    NotApplicable,
+}
+
 /// What the control plane says about a key. Absent facts are `None`: not applicable or not shown.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeyFacts {
@@ -112,6 +124,11 @@ pub struct KeyFacts {
     pub protection_level: Option<Box<str>>,
     pub origin: Option<Box<str>>,
     pub multi_region: Option<bool>,
+    #[serde(default)]
+    pub rotation: RotationFact,
+    /// There are more versions than were read.
+    #[serde(default)]
+    pub versions_truncated: bool,
 }
 
 /// A KMS endpoint under one identity. Dropping a future cancels the call. No retries, no policy.

@@ -8,6 +8,7 @@ mod judging;
 mod ledger;
 mod operators;
 mod probing;
+mod registering;
 mod reload;
 mod restore;
 mod seen;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::config::check::Registered;
 use crate::journal::{Batch, Commit, Committed, Order, StoreFault};
 use crate::key::{KeyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::lockout::{Brake, KeyName};
@@ -162,6 +164,8 @@ pub struct Watch {
     outbox: Outbox,
     /// Ends of overrides.
     overrides: BTreeSet<(Wall, WorkspaceId)>,
+    /// Keys that came in by the API, as they were written.
+    registered: Registered,
     bugs: u64,
     would_lock: u64,
     store_failures: u64,

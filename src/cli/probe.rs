@@ -261,6 +261,7 @@ fn base(config: &Config, key: &Key, now: Now) -> KeyView {
             Source::File => "file".to_owned(),
             Source::Api => "api".to_owned(),
         },
+        refused: None,
         rotations: 0,
     }
 }

@@ -18,11 +18,13 @@ mod keys;
 mod notices;
 mod policies;
 mod providers;
+mod registered;
 mod vault;
 
 pub use super::sheet::{ConfigError, Place, Warning};
 pub use gather::{KeysFile, Row, Rows};
 pub use keys::{Fault, key_of, reference};
+pub use registered::{Registered, register, take_in};
 
 const TABLES: [&str; 18] = [
     "server",

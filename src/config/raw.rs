@@ -223,7 +223,7 @@ pub struct Feature {
 
 /// A key as a person, a row of a file or a caller of the API writes it. The texts have no place:
 /// a fault names its field, and the place is looked up where there is one.
-#[derive(Clone, PartialEq, Eq, Deserialize, Default)]
+#[derive(Clone, PartialEq, Eq, Deserialize, serde::Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
     pub id: String,

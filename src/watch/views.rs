@@ -67,6 +67,7 @@ impl Watch {
                 crate::config::Source::File => "file".to_owned(),
                 crate::config::Source::Api => "api".to_owned(),
             },
+            refused: cell.key.refused.clone(),
             rotations: cell.kept.rotations,
         })
     }
@@ -305,6 +306,8 @@ fn facts(cell: &KeyCell) -> FactsView {
         multi_region: facts.multi_region,
         resolved: facts.resolved.map(|s| s.to_string()),
         current_version: facts.current_version.or_else(|| cell.kept.current.clone()),
+        rotation: facts.rotation,
+        versions_truncated: facts.versions_truncated,
     }
 }
 

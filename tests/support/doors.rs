@@ -133,6 +133,7 @@ pub fn key(id: &str, state: StateWord) -> KeyView {
         next_probe_at: Some(SINCE.plus(Span::from_secs(60))),
         identity: None,
         source: "file".into(),
+        refused: None,
         rotations: 0,
     }
 }
@@ -343,6 +344,11 @@ pub fn obey(action: &Action) -> Answered {
         Action::RetireVersion { key: id, .. } | Action::RetireKey { key: id, .. } => {
             Ok(Reply::Key(Arc::new(key(id.as_str(), StateWord::Retired))))
         }
+        Action::PutKey { key: raw } => Ok(Reply::Registered(Arc::new(key(&raw.id, StateWord::Unproven)))),
+        Action::DeleteKey { keep_lock: false, key: id } if id.as_str() == "demo" => {
+            Err(Refusal { slug: RefusalSlug::KeyLocks, detail: "key `demo` locks wrkspc_demo".into() })
+        }
+        Action::DeleteKey { .. } => Ok(Reply::Done),
         Action::Reload { .. } | Action::ReloadFailed { .. } | Action::TestReceiver { .. } | Action::Report { .. } => Ok(Reply::Done),
     }
 }
