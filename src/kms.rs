@@ -131,6 +131,15 @@ pub struct KeyFacts {
     pub versions_truncated: bool,
 }
 
+/// What a key's owner lets us read of its rotation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rotation {
+    /// The newest rotation; `None` = never.
+    pub rotated_at: Option<Wall>,
+    /// The next one by schedule, or one that is under way.
+    pub next_rotation_at: Option<Wall>,
+}
+
 /// A KMS endpoint under one identity. Dropping a future cancels the call. No retries, no policy.
 pub trait Kms: Send + Sync {
     /// Wraps fresh random bytes that the adapter draws (or lets the provider draw).
@@ -143,6 +152,11 @@ pub trait Kms: Send + Sync {
         None
     }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>>;
+    /// When the key was and will be rotated, where describe does not tell; `None` where nobody of ours
+    /// may ask. A refusal is no finding.
+    fn rotation<'a>(&'a self, _key: &'a KeyTarget) -> Option<BoxFuture<'a, Answer<Rotation>>> {
+        None
+    }
     /// Who we are on this key: caller ARN, service account, or application and tenant.
     fn whoami<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Box<str>>>;
 }

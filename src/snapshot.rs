@@ -152,6 +152,9 @@ pub struct ProviderView {
     pub clock_skew_ms: Option<i64>,
     pub missed_windows: u64,
     pub credentials_failing: bool,
+    /// When our own secret ends, where it was written down.
+    #[serde(default)]
+    pub credentials_expire_at: Option<Wall>,
 }
 
 /// Numbers about the daemon itself that are not per key.

@@ -4,6 +4,7 @@
 
 mod cell;
 mod control;
+mod credentials;
 mod judging;
 mod ledger;
 mod operators;
@@ -166,6 +167,7 @@ pub struct Watch {
     overrides: BTreeSet<(Wall, WorkspaceId)>,
     /// Keys that came in by the API, as they were written.
     registered: Registered,
+    credentials_told: BTreeMap<ProviderId, credentials::Told>,
     bugs: u64,
     would_lock: u64,
     store_failures: u64,
@@ -205,6 +207,7 @@ impl Watch {
         self.expire_windows(now);
         self.expire_overrides(now);
         self.release_brakes_in_time(now);
+        self.count_down_credentials(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
         self.start_sends(now, out);
@@ -229,6 +232,7 @@ impl Watch {
             self.in_flight.first().map(|(at, ..)| *at),
             self.windows.first().map(|(at, _)| *at),
             self.controls.values().filter_map(Control::next).min(),
+            self.next_credentials_mark(now),
             self.ledger.next_deadline(),
             self.outbox.next_deadline(),
         ]

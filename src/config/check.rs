@@ -76,7 +76,7 @@ pub fn parse(text: &str, file: &str, base_dir: &str, keys_files: &[KeysFile]) ->
 }
 
 fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
-    let providers = providers::providers(sheet);
+    let (providers, credentials_expire_at) = providers::providers(sheet);
     let policies = policies::policies(sheet);
     for element in sheet.elements("keys_from") {
         if let Some(raw) = sheet.read::<raw::KeysFrom>(&element) {
@@ -111,6 +111,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         },
         heartbeat: heartbeat(sheet),
         providers,
+        credentials_expire_at,
         policies,
         keys,
     };

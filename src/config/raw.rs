@@ -91,6 +91,7 @@ pub struct AwsProvider {
     pub region: Text,
     pub endpoint: Option<Text>,
     pub assume_role: Option<AssumeRole>,
+    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]
@@ -112,6 +113,7 @@ pub struct GcpProvider {
     pub endpoint: Option<Text>,
     pub credentials: Option<Text>,
     pub project_number: Option<Text>,
+    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]
@@ -127,6 +129,7 @@ pub struct AzureProvider {
     pub ca_file: Option<Text>,
     pub verify_challenge_resource: Option<bool>,
     pub host_suffixes: Option<Spanned<Vec<Text>>>,
+    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]

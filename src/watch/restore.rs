@@ -14,9 +14,10 @@ use crate::notify::outbox::Outbox;
 use crate::schedule::KeyIx;
 use crate::schedule::lanes::Lanes;
 use crate::snapshot::Change;
-use crate::time::{Now, Span, Wall};
+use crate::time::{Mono, Now, Span, Wall};
 use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::control::Control;
+use crate::watch::credentials::MARKS;
 use crate::watch::ledger::Ledger;
 use crate::watch::registering::REGISTERED;
 use crate::watch::workspaces::{Changed, Workspace};
@@ -109,6 +110,7 @@ impl Watch {
             outbox,
             overrides: std::collections::BTreeSet::new(),
             registered: BTreeMap::new(),
+            credentials_told: BTreeMap::new(),
             bugs: 0,
             would_lock: 0,
             store_failures: 0,
@@ -135,6 +137,8 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
+            } else if let Some(id) = name.strip_prefix(MARKS).and_then(|id| ProviderId::new(id).ok()) {
+                self.restore_marks(id, text);
             } else if let Some(id) = name.strip_prefix(REGISTERED).and_then(|id| KeyId::new(id).ok()) {
                 self.restore_registered(id, text);
             } else if name == STORE_LOST {
@@ -250,12 +254,24 @@ impl Watch {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         let at = match cell.kept.life {
             KeyState::Suspect { .. } | KeyState::Recovering { .. } | KeyState::Revoked { .. } | KeyState::Unproven => now.mono,
-            KeyState::Active | KeyState::Impaired { .. } => Self::grid(cell, now),
+            KeyState::Active | KeyState::Impaired { .. } => Self::caught_up(cell, now),
             KeyState::Retired => return,
         };
         cell.window = now.mono.plus(cell.interval().times(2));
         self.windows.insert((cell.window, ix));
         self.schedule(ix, at);
+    }
+
+    /// A key that was not seen for longer than its interval cannot wait for its slot: it is looked at
+    /// within two intervals of its last look where that still can be, spread by its hash.
+    fn caught_up(cell: &KeyCell, now: Now) -> Mono {
+        let (grid, interval) = (Self::grid(cell, now), cell.policy.probe_interval);
+        let unseen = cell.kept.last_conclusive.map_or(Span::ZERO, |last| now.wall.since(last.wall));
+        let left = interval.times(2).minus(unseen);
+        if unseen <= interval || left == Span::ZERO {
+            return grid;
+        }
+        grid.min(now.mono.plus(Span(cell.phase.checked_rem(left.0).unwrap_or(0))))
     }
 
     fn repin(&mut self, ix: KeyIx) {

@@ -419,6 +419,17 @@ impl Watch {
         self.send(now, notice);
     }
 
+    /// Our own secret at a provider comes to its end.
+    pub(super) fn tell_credentials_end(&mut self, now: Now, provider: &ProviderId, at: Wall) {
+        self.record(now, EventType::ProviderCredentials, None, None, [("provider", provider.to_string()), ("expires_at", at.to_string())]);
+        let mut notice = self.notice(now, EventType::ProviderCredentials, Severity::Warning, None);
+        notice.provider = Some(provider.clone());
+        let ends = if at <= now.wall { "ended" } else { "end" };
+        notice.message = format!("Our own credentials at provider {provider} {ends} at {at}. With them every look at its keys would fail.");
+        notice.next_step = Some("Renew the secret, and write its new end into credentials_expire_at of the provider.".to_owned());
+        self.send(now, notice);
+    }
+
     /// A notice about the daemon itself; `to` overrides the routes.
     pub(super) fn tell_daemon(&mut self, now: Now, event: EventType, severity: Severity, message: &str, to: Option<&[ReceiverId]>) {
         self.record(now, event, None, None, [("note", message.to_owned())]);

@@ -142,6 +142,7 @@ impl Watch {
             clock_skew_ms: control.and_then(|c| c.clock_skew_ms),
             missed_windows: control.map_or(0, |c| c.missed),
             credentials_failing: control.is_some_and(|c| c.credentials_failing),
+            credentials_expire_at: self.config.credentials_expire_at.get(provider).copied(),
         })
     }
 

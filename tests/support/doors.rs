@@ -65,6 +65,7 @@ pub fn config() -> Config {
         operator_key: None,
         recovery_key: None,
         providers: BTreeMap::from([(provider, local)]),
+        credentials_expire_at: BTreeMap::new(),
         policies: BTreeMap::from([(PolicyId::new("default").unwrap(), Arc::new(Policy::default()))]),
         brake: Brake::default(),
         features: Features(classes.into_iter().map(|(name, class)| (name.to_owned(), class)).collect()),
@@ -187,6 +188,7 @@ pub fn provider() -> ProviderView {
         clock_skew_ms: Some(-250),
         missed_windows: 0,
         credentials_failing: false,
+        credentials_expire_at: None,
     }
 }
 

@@ -187,14 +187,7 @@ fn foreign_key(sheet: &mut Sheet<'_>, raw: &raw::Key, place: Place, fault: Optio
 }
 
 /// The stand-in for a refused row: it shows what was written and is never probed.
-pub fn refused_key(
-    raw: &raw::Key,
-    id: KeyId,
-    why: String,
-    providers: &Providers,
-    policies: &Policies,
-    source: Source,
-) -> Option<Key> {
+pub fn refused_key(raw: &raw::Key, id: KeyId, why: String, providers: &Providers, policies: &Policies, source: Source) -> Option<Key> {
     // A user part in an address could be a password.
     let shown: Arc<str> = if raw.key.contains('@') { "(not shown)".into() } else { raw.key.chars().take(512).collect::<String>().into() };
     let reference = match providers.get(raw.provider.as_str()).map(|provider| KeyRef::parse(provider.kind(), &raw.key)) {

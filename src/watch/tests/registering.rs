@@ -60,10 +60,8 @@ fn what_stands_in_a_file_is_changed_there_and_one_key_has_one_id() {
     bad.policy = Some("none".to_owned());
     put(&mut bench, 5, bad);
     let mut spy = raw("spy", "spy", &[]);
-    spy.assume_role = Some(crate::key::AssumeRole {
-        arn: "arn:aws:iam::444455556666:role/r".to_owned(),
-        external_id: Some("env:HOME".to_owned()),
-    });
+    spy.assume_role =
+        Some(crate::key::AssumeRole { arn: "arn:aws:iam::444455556666:role/r".to_owned(), external_id: Some("env:HOME".to_owned()) });
     put(&mut bench, 6, spy);
     assert_eq!([1, 2].map(|t| bench.refusal(t)), [Some(RefusalSlug::FileManaged); 2]);
     assert_eq!(bench.refusal(3), Some(RefusalSlug::UnknownKey));
