@@ -8,6 +8,7 @@ use crate::key::ProviderId;
 use crate::time::{Mono, Now, Span, Wall};
 use crate::watch::Watch;
 use crate::watch::restore::{from_text, to_text};
+use crate::words::{EventType, Severity};
 
 /// Name of the stored marks, before the provider.
 pub const MARKS: &str = "credentials:";
@@ -53,6 +54,17 @@ impl Watch {
             self.ledger.open.commit.meta.insert(format!("{MARKS}{id}"), Some(to_text(&told)));
             self.tell_credentials_end(now, id, *expires_at);
         }
+    }
+
+    /// Our own secret at a provider comes to its end.
+    fn tell_credentials_end(&mut self, now: Now, provider: &ProviderId, at: Wall) {
+        self.record(now, EventType::ProviderCredentials, None, None, [("provider", provider.to_string()), ("expires_at", at.to_string())]);
+        let mut notice = self.notice(now, EventType::ProviderCredentials, Severity::Warning, None);
+        notice.provider = Some(provider.clone());
+        let ends = if at <= now.wall { "ended" } else { "end" };
+        notice.message = format!("Our own credentials at provider {provider} {ends} at {at}. With them every look at its keys would fail.");
+        notice.next_step = Some("Renew the secret, and write its new end into credentials_expire_at of the provider.".to_owned());
+        self.send(now, notice);
     }
 
     /// When the next mark is passed.

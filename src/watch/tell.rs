@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// A notice with everything that is known of the key filled in.
-    fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
+    pub(super) fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
         self.notice_count = self.notice_count.saturating_add(1);
         let cell = ix.and_then(|ix| self.cells.get(&ix));
         let facts = cell.and_then(|c| c.kept.facts.as_ref());
@@ -130,7 +130,7 @@ impl Watch {
         }
     }
 
-    fn send(&mut self, now: Now, notice: Notice) {
+    pub(super) fn send(&mut self, now: Now, notice: Notice) {
         let receivers = route::receivers_for(&notice, &self.config.routes);
         self.send_to(now, notice, &receivers);
     }
@@ -416,17 +416,6 @@ impl Watch {
         notice.cause = kind.map(Cause::Kind);
         notice.message = message;
         notice.next_step = kind.map(|kind| compose::next_step(kind, self.kind_of(provider)).to_owned());
-        self.send(now, notice);
-    }
-
-    /// Our own secret at a provider comes to its end.
-    pub(super) fn tell_credentials_end(&mut self, now: Now, provider: &ProviderId, at: Wall) {
-        self.record(now, EventType::ProviderCredentials, None, None, [("provider", provider.to_string()), ("expires_at", at.to_string())]);
-        let mut notice = self.notice(now, EventType::ProviderCredentials, Severity::Warning, None);
-        notice.provider = Some(provider.clone());
-        let ends = if at <= now.wall { "ended" } else { "end" };
-        notice.message = format!("Our own credentials at provider {provider} {ends} at {at}. With them every look at its keys would fail.");
-        notice.next_step = Some("Renew the secret, and write its new end into credentials_expire_at of the provider.".to_owned());
         self.send(now, notice);
     }
 
