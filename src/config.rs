@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::gate::Features;
 use crate::key::{AssumeRole, KeyId, KeyTarget, PolicyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::policy::Policy;
-use crate::time::Span;
+use crate::time::{Span, Wall};
 use crate::words::{ProviderKind, Role, Severity};
 
 pub mod check;
@@ -318,6 +318,8 @@ pub struct Config {
     pub operator_key: Option<(ProviderId, Arc<KeyTarget>)>,
     pub recovery_key: Option<(ProviderId, Arc<KeyTarget>)>,
     pub providers: BTreeMap<ProviderId, Provider>,
+    /// When our own secret at a provider ends, as far as somebody wrote it down.
+    pub credentials_expire_at: BTreeMap<ProviderId, Wall>,
     /// Always holds `default`.
     pub policies: BTreeMap<PolicyId, Arc<Policy>>,
     pub brake: Brake,

@@ -32,6 +32,7 @@ pub mod input;
 pub mod keys;
 pub mod page;
 pub mod problem;
+pub mod registration;
 pub mod serve;
 pub mod socket;
 pub mod stall;
@@ -157,7 +158,7 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/lock", post(workspaces::lock))
         .route("/v1/workspaces/{ws}/unlock", post(workspaces::unlock))
         .route("/v1/keys", get(keys::list))
-        .route("/v1/keys/{id}", get(keys::one))
+        .route("/v1/keys/{id}", get(keys::one).put(registration::put).delete(registration::delete))
         .route("/v1/keys/{id}/validate", post(keys::validate))
         .route("/v1/keys/{id}/history", get(keys::history))
         .route("/v1/keys/{id}/retire", post(keys::retire))

@@ -48,6 +48,15 @@ pub enum Action {
         key: KeyId,
         reason: String,
     },
+    /// Registers a key, or gives a registered one other fields. Only the core judges it.
+    PutKey {
+        key: Box<crate::config::raw::Key>,
+    },
+    /// Takes back a registration by the API; refused while the key locks, unless its locks may stay.
+    DeleteKey {
+        key: KeyId,
+        keep_lock: bool,
+    },
     /// The newly loaded and already validated configuration.
     Reload {
         config: Arc<Config>,
@@ -73,6 +82,8 @@ pub enum Reply {
     Done,
     Workspace(Arc<WorkspaceView>),
     Key(Arc<KeyView>),
+    /// A key that was not registered before.
+    Registered(Arc<KeyView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
 }

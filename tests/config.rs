@@ -175,7 +175,7 @@ url = "http://127.0.0.1:9093"
             "config.toml:6:1: policies.busy: suspect_interval is longer than probe_interval: a suspect key is looked at less often than a healthy one",
             "config.toml:6:1: policies.busy: lock_after_stale is shorter than two probe intervals: one missed round could lock",
             "config.toml:16:6: workspaces[0].id: no key of the configuration names workspace `later`",
-            "config.toml:1:12: providers.small: the keys need 3 calls a second in steady state and calls_per_second is 1: the promised time to lock cannot be kept",
+            "config.toml:1:12: providers.small: the keys need 3 calls a second in steady state (reckoned with one old version a key) and calls_per_second is 1: the promised time to lock cannot be kept",
             "config.toml:18:12: receivers.lonely: no route and no report names this receiver: it is never sent anything",
         ]
     );

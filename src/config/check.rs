@@ -18,11 +18,13 @@ mod keys;
 mod notices;
 mod policies;
 mod providers;
+mod registered;
 mod vault;
 
 pub use super::sheet::{ConfigError, Place, Warning};
 pub use gather::{KeysFile, Row, Rows};
 pub use keys::{Fault, key_of, reference};
+pub use registered::{Registered, register, take_in};
 
 const TABLES: [&str; 18] = [
     "server",
@@ -74,7 +76,7 @@ pub fn parse(text: &str, file: &str, base_dir: &str, keys_files: &[KeysFile]) ->
 }
 
 fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
-    let providers = providers::providers(sheet);
+    let (providers, credentials_expire_at) = providers::providers(sheet);
     let policies = policies::policies(sheet);
     for element in sheet.elements("keys_from") {
         if let Some(raw) = sheet.read::<raw::KeysFrom>(&element) {
@@ -109,6 +111,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         },
         heartbeat: heartbeat(sheet),
         providers,
+        credentials_expire_at,
         policies,
         keys,
     };

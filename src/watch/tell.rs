@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// A notice with everything that is known of the key filled in.
-    fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
+    pub(super) fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
         self.notice_count = self.notice_count.saturating_add(1);
         let cell = ix.and_then(|ix| self.cells.get(&ix));
         let facts = cell.and_then(|c| c.kept.facts.as_ref());
@@ -130,7 +130,7 @@ impl Watch {
         }
     }
 
-    fn send(&mut self, now: Now, notice: Notice) {
+    pub(super) fn send(&mut self, now: Now, notice: Notice) {
         let receivers = route::receivers_for(&notice, &self.config.routes);
         self.send_to(now, notice, &receivers);
     }

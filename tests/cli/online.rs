@@ -236,6 +236,7 @@ async fn status_says_what_is_wrong_with_the_daemon_itself() {
         held: vec![KeyId::new("a").unwrap(), KeyId::new("b").unwrap()],
         control_key_healthy: Some(false),
         credentials_failing: true,
+        credentials_expire_at: None,
         ..crate::doors::provider()
     };
     let key = crate::doors::key("demo", StateWord::Suspect);

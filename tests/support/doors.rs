@@ -65,6 +65,7 @@ pub fn config() -> Config {
         operator_key: None,
         recovery_key: None,
         providers: BTreeMap::from([(provider, local)]),
+        credentials_expire_at: BTreeMap::new(),
         policies: BTreeMap::from([(PolicyId::new("default").unwrap(), Arc::new(Policy::default()))]),
         brake: Brake::default(),
         features: Features(classes.into_iter().map(|(name, class)| (name.to_owned(), class)).collect()),
@@ -133,6 +134,7 @@ pub fn key(id: &str, state: StateWord) -> KeyView {
         next_probe_at: Some(SINCE.plus(Span::from_secs(60))),
         identity: None,
         source: "file".into(),
+        refused: None,
         rotations: 0,
     }
 }
@@ -186,6 +188,7 @@ pub fn provider() -> ProviderView {
         clock_skew_ms: Some(-250),
         missed_windows: 0,
         credentials_failing: false,
+        credentials_expire_at: None,
     }
 }
 
@@ -343,6 +346,11 @@ pub fn obey(action: &Action) -> Answered {
         Action::RetireVersion { key: id, .. } | Action::RetireKey { key: id, .. } => {
             Ok(Reply::Key(Arc::new(key(id.as_str(), StateWord::Retired))))
         }
+        Action::PutKey { key: raw } => Ok(Reply::Registered(Arc::new(key(&raw.id, StateWord::Unproven)))),
+        Action::DeleteKey { keep_lock: false, key: id } if id.as_str() == "demo" => {
+            Err(Refusal { slug: RefusalSlug::KeyLocks, detail: "key `demo` locks wrkspc_demo".into() })
+        }
+        Action::DeleteKey { .. } => Ok(Reply::Done),
         Action::Reload { .. } | Action::ReloadFailed { .. } | Action::TestReceiver { .. } | Action::Report { .. } => Ok(Reply::Done),
     }
 }
