@@ -15,6 +15,10 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
+#[path = "gateways/flags.rs"]
+mod flags;
+#[path = "gateways/fuzz.rs"]
+mod fuzz;
 #[path = "gateways/proxies.rs"]
 mod proxies;
 
@@ -39,18 +43,13 @@ impl Drop for Server {
     }
 }
 
-/// Three workspaces with a key each.
-const WORKSPACES: &str = r#"
-features_from = "features.toml"
-"#;
-
 /// A daemon with the ready features and the workspaces `wrkspc_acme`, `wrkspc_globex`, `wrkspc_initech`.
 fn place() -> support::Place {
     let place = support::Place::empty();
     std::fs::copy(support::repository().join("config/features.claude.toml"), place.path("features.toml")).unwrap();
     let keys = ["acme", "globex", "initech"]
         .map(|name| format!("[[keys]]\nid = \"{name}\"\nprovider = \"local\"\nkey = \"{name}\"\nworkspaces = [\"wrkspc_{name}\"]\n"));
-    let head = format!("{WORKSPACES}{}", place.head("insecure_loopback = true", "state/state.db"));
+    let head = format!("features_from = \"features.toml\"\n{}", place.head("insecure_loopback = true", "state/state.db"));
     place.write(&head, &format!("{}{}", support::QUICK, keys.concat()));
     place
 }
