@@ -93,11 +93,14 @@ impl Context {
         };
         let text = |name: &str| match context.get(name) {
             None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
             Some(_) => Err(Failure::bad("INVALID_CONTEXT", format!("context.{name} must be a text"))),
         };
         let (workspace, targeting_key, access) = (text("workspace")?, text("targetingKey")?, text("access")?);
-        let workspace = workspace.or(targeting_key).ok_or_else(Failure::missing)?.to_owned();
+        if workspace == Some("") {
+            return Err(Failure::bad("INVALID_CONTEXT", "context.workspace is empty"));
+        }
+        let workspace = workspace.or(targeting_key.filter(|key| !key.is_empty())).ok_or_else(Failure::missing)?.to_owned();
         Ok(Self { workspace, write: !access.is_some_and(|access| access.eq_ignore_ascii_case("read")) })
     }
 }

@@ -110,6 +110,7 @@ async fn errors_have_the_shape_and_the_codes_of_ofrep() {
         ("{}", "TARGETING_KEY_MISSING"),
         ("{\"context\":{}}", "TARGETING_KEY_MISSING"),
         ("{\"context\":{\"targetingKey\":\"\"}}", "TARGETING_KEY_MISSING"),
+        ("{\"context\":{\"targetingKey\":\"wrkspc_open\",\"workspace\":\"\"}}", "INVALID_CONTEXT"),
         ("{\"context\":null}", "INVALID_CONTEXT"),
         ("{\"context\":[]}", "INVALID_CONTEXT"),
         ("{\"context\":{\"targetingKey\":7}}", "INVALID_CONTEXT"),
