@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::gate::Features;
+use crate::gate::{Features, FeaturesOf};
 use crate::key::{AssumeRole, KeyId, KeyTarget, PolicyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::policy::Policy;
 use crate::time::{Span, Wall};
@@ -324,6 +324,8 @@ pub struct Config {
     pub policies: BTreeMap<PolicyId, Arc<Policy>>,
     pub brake: Brake,
     pub features: Features,
+    /// Classes that a workspace has of its own, by feature; only what differs.
+    pub workspace_features: BTreeMap<WorkspaceId, Features>,
     pub keys: BTreeMap<KeyId, Key>,
     pub workspaces: BTreeMap<WorkspaceId, Needs>,
     pub audit: Vec<AuditSource>,
@@ -332,4 +334,12 @@ pub struct Config {
     pub cluster_lease: Span,
     pub heartbeat: Heartbeat,
     pub reports: Vec<Report>,
+}
+
+impl Config {
+    /// The features as they stand for one workspace, known or not.
+    #[must_use]
+    pub fn features_of(&self, workspace: &str) -> FeaturesOf<'_> {
+        FeaturesOf { common: &self.features, own: self.workspace_features.get(workspace) }
+    }
 }

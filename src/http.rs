@@ -30,6 +30,7 @@ pub mod authz;
 pub mod client;
 pub mod input;
 pub mod keys;
+pub mod ofrep;
 pub mod page;
 pub mod problem;
 pub mod registration;
@@ -104,6 +105,10 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Validations that may wait at the same time.
     pub validations: usize,
+    /// Event streams of OFREP that may be open at the same time.
+    pub flag_streams: usize,
+    /// Silence on such a stream before a heartbeat.
+    pub heartbeat: Duration,
     /// What requests under way get at the end.
     pub grace: Duration,
 }
@@ -117,6 +122,8 @@ impl Default for Limits {
             connections: 4096,
             body_bytes: 64 * 1024,
             validations: 64,
+            flag_streams: 1024,
+            heartbeat: Duration::from_secs(15),
             grace: Duration::from_secs(10),
         }
     }
@@ -128,6 +135,8 @@ pub struct Doors {
     pub app: App,
     pub limits: Limits,
     validations: Arc<Semaphore>,
+    flag_streams: Arc<Semaphore>,
+    tickets: Arc<ofrep::ticket::Tickets>,
 }
 
 impl Doors {
@@ -145,7 +154,13 @@ pub fn router(app: App) -> Router {
 
 /// The router with other limits.
 pub fn router_with(app: App, limits: Limits) -> Router {
-    let doors = Doors { app, limits, validations: Arc::new(Semaphore::new(limits.validations)) };
+    let doors = Doors {
+        app,
+        limits,
+        validations: Arc::new(Semaphore::new(limits.validations)),
+        flag_streams: Arc::new(Semaphore::new(limits.flag_streams)),
+        tickets: Arc::new(ofrep::ticket::Tickets::new()),
+    };
     // Gate questions do no I/O and read no body: they go without timer and without its allocation.
     let gate = Router::new()
         .route("/v1/authz", any(authz::authz).trace(authz::not_by_trace))
@@ -169,6 +184,10 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/reload", post(status::reload))
         .route("/v1/receivers/{name}/test", post(status::test_receiver))
         .route("/v1/activity", get(status::activity))
+        .route("/ofrep/v1/evaluate/flags", post(ofrep::bulk))
+        .route("/ofrep/v1/evaluate/flags/{flag}", post(ofrep::one))
+        .route("/ofrep/v1/configuration", get(ofrep::configuration))
+        .route("/ofrep/v1/stream", get(ofrep::stream::stream))
         .route("/metrics", get(status::metrics))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))

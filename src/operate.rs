@@ -117,6 +117,8 @@ pub enum RefusalSlug {
     KeyLocks,
     /// 409: the brake is not engaged.
     NotEngaged,
+    /// 409: the version that new data is wrapped under cannot be retired.
+    CurrentVersion,
     /// 422: an override longer than 24 h, an empty reason.
     Invalid,
     /// 503: the journal could not be written, and an unlock needs it.

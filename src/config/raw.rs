@@ -270,6 +270,8 @@ pub struct KeysFrom {
 pub struct Workspace {
     pub id: Text,
     pub needs: Option<Text>,
+    #[serde(default)]
+    pub features: BTreeMap<Text, Feature>,
 }
 
 #[derive(Deserialize)]

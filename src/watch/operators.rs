@@ -310,7 +310,7 @@ impl Watch {
         let cell = self.cells.get_mut(&ix).ok_or_else(|| refuse(RefusalSlug::UnknownKey, format!("unknown key `{key}`")))?;
         if cell.kept.current.as_ref() == Some(version) {
             return Err(refuse(
-                RefusalSlug::Invalid,
+                RefusalSlug::CurrentVersion,
                 format!("version `{version}` of key `{key}` is the current one and cannot be retired"),
             ));
         }

@@ -164,6 +164,7 @@ async fn each_refusal_of_the_core_has_its_exit_code_and_its_reason() {
         (RefusalSlug::FileManaged, 77),
         (RefusalSlug::KeyLocks, 77),
         (RefusalSlug::NotEngaged, 77),
+        (RefusalSlug::CurrentVersion, 77),
         (RefusalSlug::Invalid, 2),
         (RefusalSlug::StoreUnavailable, 74),
         (RefusalSlug::Busy, 69),

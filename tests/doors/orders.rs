@@ -93,6 +93,7 @@ async fn every_refusal_of_the_core_is_its_problem() {
         (RefusalSlug::FileManaged, 409, "file_managed"),
         (RefusalSlug::KeyLocks, 409, "key_locks"),
         (RefusalSlug::NotEngaged, 409, "not_engaged"),
+        (RefusalSlug::CurrentVersion, 409, "current_version"),
         (RefusalSlug::Invalid, 422, "invalid"),
         (RefusalSlug::StoreUnavailable, 503, "store_unavailable"),
         (RefusalSlug::Busy, 503, "busy"),

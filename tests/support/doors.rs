@@ -69,6 +69,7 @@ pub fn config() -> Config {
         policies: BTreeMap::from([(PolicyId::new("default").unwrap(), Arc::new(Policy::default()))]),
         brake: Brake::default(),
         features: Features(classes.into_iter().map(|(name, class)| (name.to_owned(), class)).collect()),
+        workspace_features: BTreeMap::new(),
         keys: BTreeMap::new(),
         workspaces: BTreeMap::new(),
         audit: vec![],

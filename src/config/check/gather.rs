@@ -15,7 +15,7 @@ use crate::config::sheet::{Place, Sheet, read_table};
 use crate::config::{Key, Source};
 use crate::key::{KeyId, KeyRef, KeyTarget, ProviderId, Resource, WorkspaceId};
 
-/// A file that `[[keys_from]]` led to.
+/// A file that `[[keys_from]]` or `features_from` led to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeysFile {
     /// What errors call it.
@@ -30,6 +30,8 @@ pub enum Rows {
     Toml(String),
     /// Rows of a table that was read outside.
     Table(Vec<Row>),
+    /// TOML with `[features]`.
+    Features(String),
 }
 
 /// One row of a table.
@@ -63,6 +65,7 @@ pub fn keys(sheet: &mut Sheet<'_>, providers: &Providers, policies: &Policies, f
     for file in files {
         match &file.rows {
             Rows::Toml(text) => toml_rows(sheet, &file.name, text, &mut gathered),
+            Rows::Features(_) => {}
             Rows::Table(rows) => {
                 for row in rows {
                     let place = Place { file: file.name.clone(), line: row.line, column: 1, path: String::new() };
