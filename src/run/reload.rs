@@ -15,9 +15,10 @@ use crate::http::{Ask, Reload};
 use crate::kms::BoxFuture;
 use crate::metrics::Metrics;
 use crate::operate::{Action, Operation};
-use crate::providers::{Providers, receivers};
+use crate::providers::{Providers, receivers, vault_keys};
 use crate::run::Swap;
 use crate::run::effects::{KmsMap, ReceiverMap, kms_map};
+use crate::vault::desk::Vault;
 
 pub struct Reloader {
     pub path: PathBuf,
@@ -26,6 +27,7 @@ pub struct Reloader {
     pub kms: Swap<KmsMap>,
     pub receivers: Swap<ReceiverMap>,
     pub metrics: Arc<Metrics>,
+    pub vault: Arc<Vault>,
     pub last_good: LastGood,
     pub tls: Option<SharedTls>,
     pub one_at_a_time: Mutex<()>,
@@ -41,6 +43,7 @@ impl Reloader {
         let old = self.config.load_full();
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
+        let vault_keys = vault_keys(&loaded.config).await.map_err(|e| e.to_string())?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
         if let (Some(shared), Some(tls)) = (&self.tls, &loaded.config.server.tls) {
             shared.store(Arc::new(server_config(tls).map_err(|e| e.to_string())?));
@@ -49,6 +52,7 @@ impl Reloader {
         self.kms.store(Arc::new(kms_map(&opened)));
         self.receivers.store(Arc::new(receivers));
         self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await?;
+        self.vault.set_keys(vault_keys).await;
         self.config.store(Arc::clone(&loaded.config));
         self.last_good.keep(&loaded.text);
         Ok(())

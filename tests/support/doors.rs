@@ -288,6 +288,7 @@ impl House {
             metrics: Arc::new(Metrics::new().unwrap()),
             reload: Arc::new(Reloading(Ok(()))),
             health: Arc::new(Health::new(clock::now().mono)),
+            vault: None,
         };
         publish(&app.published);
         Self { app, limits: Limits::default(), asked: Arc::default(), orders: Some(orders) }
