@@ -7,6 +7,7 @@ use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::lifecycle::KeyState;
 use crate::operate::{Action, Answered, Operation, Refusal, RefusalSlug, Reply as Answer};
 use crate::time::{Mono, Now, Span};
+use crate::vault::wraps::KeyRole;
 use crate::watch::ledger::Reply;
 use crate::watch::{Effects, Ticket, Watch};
 use crate::words::{Access, By, Cause, EventType, FailureKind, Sequence, Severity};
@@ -124,6 +125,24 @@ impl Watch {
             record.event_id = event_id;
         }
         Ok(Answer::Done)
+    }
+
+    /// A key of the vault: told at its first failure and when it works again, and not again by a restart.
+    fn tell_vault_key(&mut self, now: Now, role: KeyRole, failing: bool, text: &str) {
+        if self.vault_failing.contains(&role) == failing {
+            return;
+        }
+        let severity = if failing {
+            self.vault_failing.insert(role);
+            Severity::Critical
+        } else {
+            self.vault_failing.remove(&role);
+            Severity::Info
+        };
+        self.ledger.open.commit.meta.insert(format!("vault:{}", role.as_str()), failing.then(|| text.to_owned()));
+        // The matter ends with the last of the vault's keys that failed.
+        let event = if self.vault_failing.is_empty() { EventType::VaultKeysGood } else { EventType::VaultOperatorKey };
+        self.tell_daemon(now, event, severity, text, None);
     }
 
     fn lock_by_hand(&mut self, now: Now, id: &WorkspaceId, why: &str, actor: &str) -> Result<(), Refusal> {

@@ -14,7 +14,6 @@ use crate::notify::compose::{self, Facts};
 use crate::notify::{Delivery, Notice, NoticeId};
 use crate::schedule::KeyIx;
 use crate::time::{Now, Span, Wall};
-use crate::vault::wraps::KeyRole;
 use crate::verdict::{Direction, Stated};
 use crate::watch::seen::day;
 use crate::watch::workspaces::Changed;
@@ -429,24 +428,6 @@ impl Watch {
             Some(receivers) => self.send_to(now, notice, receivers),
             None => self.send(now, notice),
         }
-    }
-
-    /// A key of the vault: told at its first failure and when it works again, and not again by a restart.
-    pub(super) fn tell_vault_key(&mut self, now: Now, role: KeyRole, failing: bool, text: &str) {
-        if self.vault_failing.contains(&role) == failing {
-            return;
-        }
-        let severity = if failing {
-            self.vault_failing.insert(role);
-            Severity::Critical
-        } else {
-            self.vault_failing.remove(&role);
-            Severity::Info
-        };
-        self.ledger.open.commit.meta.insert(format!("vault:{}", role.as_str()), failing.then(|| text.to_owned()));
-        // The matter ends with the last of the vault's keys that failed.
-        let event = if self.vault_failing.is_empty() { EventType::VaultKeysGood } else { EventType::VaultOperatorKey };
-        self.tell_daemon(now, event, severity, text, None);
     }
 
     pub(super) fn tell_override(&mut self, now: Now, row: &OverrideRow) {
