@@ -105,7 +105,7 @@ async fn over_the_local_kms() {
     let target = |name: &str| KeyTarget::plain(KeyRef::parse(ProviderKind::Local, name).unwrap());
     let now = clock::now().wall;
     let deeds: Vec<Deed<'_>> = vec![
-        ("disabled", Box::new(|| drop(file.disable("customer", None).unwrap()))),
+        ("disabled", Box::new(|| drop(file.disable("customer", now).unwrap()))),
         ("pending deletion", Box::new(|| drop(file.schedule_deletion("customer", Span::from_hours(1), now).unwrap()))),
     ];
     let stage = Stage {
@@ -240,7 +240,7 @@ async fn over_azure() {
             "behind its own firewall",
             Box::new(|| {
                 cloud.allow(theirs, Some("k"), Action::Unwrap);
-                cloud.set_network(theirs, Network::Firewalled);
+                cloud.set_network(theirs, Network::Firewall);
             }),
         ),
         (
@@ -277,7 +277,7 @@ async fn a_dead_operators_key_is_asked_once_for_a_crowd_and_memory_serves_meanwh
     };
     let (warm, _) = load(Span::from_mins(5)).await;
     warm.put(&ws, &id, &record(0.5), Expect::Any, clock::now()).await.unwrap();
-    file.disable("operator", None).unwrap();
+    file.disable("operator", clock::now().wall).unwrap();
     assert!(warm.get(&ws, &id, clock::now()).await.unwrap().is_some(), "the data key is in memory");
     let later = |now: cmek_watchdog::time::Now| cmek_watchdog::time::Now { mono: now.mono.plus(Span::from_mins(5)), ..now };
     let gone = warm.get(&ws, &id, later(clock::now())).await.unwrap_err();
