@@ -106,7 +106,7 @@ async fn over_the_local_kms() {
     let now = clock::now().wall;
     let deeds: Vec<Deed<'_>> = vec![
         ("disabled", Box::new(|| drop(file.disable("customer", now).unwrap()))),
-        ("pending deletion", Box::new(|| drop(file.schedule_deletion("customer", Span::from_hours(1), now).unwrap()))),
+        ("pending deletion", Box::new(|| drop(file.schedule_deletion("customer", now.plus(Span::from_hours(1)), now).unwrap()))),
     ];
     let stage = Stage {
         operator: target("operator"),
