@@ -3,12 +3,15 @@
 //! socket and command line. Shapes only; the core decides.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::snapshot::{KeyView, WorkspaceView};
 use crate::time::Span;
+use crate::vault::wraps::KeyRole;
+use crate::words::EventType;
 
 /// One request of an operator. `actor` says who: token name, or `uid:NAME` on the control socket.
 #[derive(Clone, PartialEq, Debug)]
@@ -68,6 +71,19 @@ pub enum Action {
     /// A marked test notice through the whole path of one receiver.
     TestReceiver {
         receiver: ReceiverId,
+    },
+    /// One activity event of a workspace; answered when it is stored.
+    Journal {
+        event: EventType,
+        workspace: WorkspaceId,
+        event_id: Option<String>,
+        detail: BTreeMap<String, String>,
+    },
+    /// A key of the vault fails or works again; told once each way, over restarts too.
+    VaultKey {
+        role: KeyRole,
+        failing: bool,
+        text: String,
     },
     /// A calendar job's notice to the given receivers.
     Report {

@@ -21,7 +21,9 @@ use crate::secrets::{self, SecretError};
 use crate::time::{Span, Wall};
 
 mod receivers;
+mod vault;
 pub use receivers::{ReceiverFault, ReceiversError, receivers};
+pub use vault::vault_keys;
 
 /// What one call may take where no policy says more.
 const CALL_TIMEOUT: Span = Span::from_secs(10);

@@ -34,6 +34,7 @@ use crate::schedule::KeyIx;
 use crate::schedule::lanes::Lanes;
 use crate::snapshot::{Change, ProviderView};
 use crate::time::{Mono, Now, Span, Wall};
+use crate::vault::wraps::KeyRole;
 use crate::words::{FailureKind, Leg, LegOutcome};
 
 use cell::KeyCell;
@@ -177,6 +178,8 @@ pub struct Watch {
     config_flagged: Option<String>,
     last_now: Option<Now>,
     daemon_dirty: bool,
+    /// Keys of the vault that were told to fail.
+    vault_failing: BTreeSet<KeyRole>,
     /// Providers as last shown.
     shown: BTreeMap<ProviderId, ProviderView>,
     /// Good looks of each identity on each account, newest.

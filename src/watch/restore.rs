@@ -2,7 +2,7 @@
 //! Start: what was stored becomes the core's state again. Stored locks stand before anything is
 //! served; suspects are looked at first and at once, the rest over one interval.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::{Config, Key};
@@ -15,6 +15,7 @@ use crate::schedule::KeyIx;
 use crate::schedule::lanes::Lanes;
 use crate::snapshot::Change;
 use crate::time::{Mono, Now, Span, Wall};
+use crate::vault::wraps::KeyRole;
 use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::control::Control;
 use crate::watch::credentials::MARKS;
@@ -119,6 +120,7 @@ impl Watch {
             config_flagged: None,
             last_now: None,
             daemon_dirty: true,
+            vault_failing: BTreeSet::new(),
             shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
@@ -141,6 +143,8 @@ impl Watch {
                 self.restore_marks(id, text);
             } else if let Some(id) = name.strip_prefix(REGISTERED).and_then(|id| KeyId::new(id).ok()) {
                 self.restore_registered(id, text);
+            } else if let Some(role) = name.strip_prefix("vault:") {
+                self.vault_failing.extend(KeyRole::ALL.iter().filter(|known| known.as_str() == role));
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);
