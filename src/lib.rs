@@ -23,6 +23,7 @@ pub mod notify;
 pub mod journal;
 pub mod config;
 pub mod lockout;
+pub mod lever;
 pub mod operate;
 pub mod watch;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
-use crate::snapshot::{KeyView, WorkspaceView};
+use crate::snapshot::{DrillView, KeyView, WorkspaceView};
 use crate::time::Span;
 
 /// One request of an operator. `actor` says who: token name, or `uid:NAME` on the control socket.
@@ -48,6 +48,19 @@ pub enum Action {
         key: KeyId,
         reason: String,
     },
+    /// Rehearses a revocation of a workspace or of everything under a key.
+    Drill {
+        /// Id of a workspace or of a key.
+        target: String,
+        length: Span,
+        cut: bool,
+        reason: String,
+    },
+    /// Ends a drill before its time.
+    EndDrill {
+        id: String,
+        reason: String,
+    },
     /// The newly loaded and already validated configuration.
     Reload {
         config: Arc<Config>,
@@ -73,6 +86,7 @@ pub enum Reply {
     Done,
     Workspace(Arc<WorkspaceView>),
     Key(Arc<KeyView>),
+    Drill(Arc<DrillView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
 }
@@ -104,6 +118,10 @@ pub enum RefusalSlug {
     FileManaged,
     /// 409
     KeyLocks,
+    /// 404
+    UnknownDrill,
+    /// 409: a drill of this workspace is under way, or it is locked for real.
+    NotOpen,
     /// 409: the brake is not engaged.
     NotEngaged,
     /// 422: an override longer than 24 h, an empty reason.

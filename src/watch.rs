@@ -4,8 +4,10 @@
 
 mod cell;
 mod control;
+mod drills;
 mod judging;
 mod ledger;
+mod levers;
 mod operators;
 mod probing;
 mod reload;
@@ -21,7 +23,8 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::journal::{Batch, Commit, Committed, Order, StoreFault};
-use crate::key::{KeyId, ProviderId, ReceiverId, WorkspaceId};
+use crate::key::{KeyId, LeverId, ProviderId, ReceiverId, WorkspaceId};
+use crate::lever::{LeverOrder, Levers, Outcome};
 use crate::lockout::{Brake, KeyName};
 use crate::notify::outbox::{Counts, Outbox, SendOrder};
 use crate::notify::{Delivery, NoticeId};
@@ -83,6 +86,13 @@ pub enum Event {
         id: NoticeId,
         delivery: Delivery,
     },
+    /// A lever has moved, or has not.
+    Pulled {
+        lever: LeverId,
+        workspace: WorkspaceId,
+        attempt: u64,
+        outcome: Outcome,
+    },
 }
 
 /// A probe to run.
@@ -135,6 +145,8 @@ pub struct Effects {
     /// Every lock of the spool is on disk now.
     pub spool_clear: bool,
     pub probes: Vec<ProbeOrder>,
+    /// After what is published: the gate is first.
+    pub levers: Vec<LeverOrder>,
     pub sends: Vec<SendOrder>,
     pub replies: Vec<(Ticket, Answered)>,
     pub counts: Vec<Count>,
@@ -160,6 +172,8 @@ pub struct Watch {
     windows: BTreeSet<(Mono, KeyIx)>,
     ledger: Ledger,
     outbox: Outbox,
+    levers: Levers,
+    drills: BTreeMap<String, drills::Drill>,
     /// Ends of overrides.
     overrides: BTreeSet<(Wall, WorkspaceId)>,
     bugs: u64,
@@ -192,6 +206,7 @@ impl Watch {
             Event::Operator { ticket, operation } => self.operate(now, ticket, *operation, out),
             Event::Stored { batch, result } => self.stored(now, batch, result, out),
             Event::Sent { receiver, id, delivery } => self.sent(now, &receiver, &id, delivery),
+            Event::Pulled { lever, workspace, attempt, outcome } => self.pulled(now, &(workspace, lever), attempt, outcome, out),
         }
     }
 
@@ -201,10 +216,12 @@ impl Watch {
         self.expire_windows(now);
         self.expire_overrides(now);
         self.release_brakes_in_time(now);
+        self.end_drills(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
         self.start_sends(now, out);
         self.ledger_turn(now, out);
+        self.start_levers(now, out);
         self.show_changed(now, out);
         out.counts.extend(self.counts.drain(..));
         self.bugs = self.bugs.saturating_add(u64::try_from(out.bugs.len()).unwrap_or(0));
@@ -227,6 +244,8 @@ impl Watch {
             self.controls.values().filter_map(Control::next).min(),
             self.ledger.next_deadline(),
             self.outbox.next_deadline(),
+            self.levers.next_deadline(),
+            self.next_drill_end(),
         ]
         .into_iter()
         .flatten()

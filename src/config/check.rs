@@ -15,6 +15,7 @@ use crate::words::{FeatureClass, Role};
 mod budget;
 mod gather;
 mod keys;
+mod levers;
 mod notices;
 mod policies;
 mod providers;
@@ -24,7 +25,7 @@ pub use super::sheet::{ConfigError, Place, Warning};
 pub use gather::{KeysFile, Row, Rows};
 pub use keys::{Fault, key_of, reference};
 
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "server",
     "store",
     "gate",
@@ -39,6 +40,7 @@ const TABLES: [&str; 18] = [
     "workspaces",
     "audit",
     "receivers",
+    "levers",
     "routes",
     "cluster",
     "heartbeat",
@@ -103,6 +105,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         reports: notices::reports(sheet, &receivers),
         receivers,
         routes,
+        levers: levers::levers(sheet, &providers),
         cluster_lease: {
             let raw: raw::Cluster = sheet.section("cluster");
             raw.lease.and_then(|t| sheet.span_within(&t, Span::from_secs(1), Span::from_hours(1))).unwrap_or(Span::from_secs(10))

@@ -50,7 +50,6 @@ pub struct Shown<'a> {
     pub evaluated_at: Option<Wall>,
     /// Until when this answer may be relied on.
     pub expires_at: Option<Wall>,
-    pub levers: [(); 0],
 }
 
 /// When the snapshot was complete, and until when it may be relied on.
@@ -71,7 +70,7 @@ impl Freshness {
 impl<'a> Shown<'a> {
     #[must_use]
     pub const fn new(view: &'a WorkspaceView, fresh: Freshness) -> Self {
-        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [] }
+        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at }
     }
 }
 

@@ -15,11 +15,11 @@ use crate::words::{Access, By, Cause, EventType, FailureKind, Sequence, Severity
 const OVERRIDE_MAX: Span = Span::from_hours(24);
 const REASON_MAX: usize = 500;
 
-fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
+pub(super) fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
     Refusal { slug, detail: detail.into() }
 }
 
-fn reason(text: &str) -> Result<String, Refusal> {
+pub(super) fn reason(text: &str) -> Result<String, Refusal> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > REASON_MAX {
         return Err(refuse(RefusalSlug::Invalid, format!("reason: must have 1 to {REASON_MAX} characters")));
@@ -56,6 +56,14 @@ impl Watch {
             },
             Action::RetireKey { key, reason } => match self.retire_key(now, &key, &reason, &actor, out) {
                 Ok(view) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(view)), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::Drill { target, length, cut, reason } => match self.start_drill(now, &target, length, cut, &reason, &actor) {
+                Ok(id) => return self.reply_when_stored(now, ticket, Reply::Drill(id), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::EndDrill { id, reason } => match self.end_drill_by_hand(now, &id, &reason, &actor) {
+                Ok(()) => return self.reply_when_stored(now, ticket, Reply::Drill(id), false),
                 Err(refusal) => Err(refusal),
             },
             Action::Reload { config } => {

@@ -41,7 +41,7 @@ pub fn to_text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+pub fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
@@ -80,6 +80,7 @@ impl Watch {
         watch.recount(now);
         watch.write_spooled(now, unwritten);
         watch.lock_new_bindings(now);
+        watch.overtake_drills_at_start();
         watch.announce_start(now, start);
         watch.show_everything(now, out);
         watch
@@ -105,6 +106,8 @@ impl Watch {
             windows: std::collections::BTreeSet::new(),
             ledger: Ledger::default(),
             outbox,
+            levers: crate::lever::Levers::default(),
+            drills: BTreeMap::new(),
             overrides: std::collections::BTreeSet::new(),
             bugs: 0,
             would_lock: 0,
@@ -132,6 +135,8 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
+            } else if self.restore_lever(now, name, text) || self.restore_drill(now, name, text) {
+                // Taken.
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);
