@@ -28,6 +28,7 @@ pub mod access;
 pub mod ask;
 pub mod authz;
 pub mod client;
+pub mod drills;
 pub mod input;
 pub mod keys;
 pub mod page;
@@ -156,6 +157,8 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/features/{feature}", get(workspaces::feature))
         .route("/v1/workspaces/{ws}/lock", post(workspaces::lock))
         .route("/v1/workspaces/{ws}/unlock", post(workspaces::unlock))
+        .route("/v1/drills", get(drills::list).post(drills::start))
+        .route("/v1/drills/{id}/end", post(drills::end))
         .route("/v1/keys", get(keys::list))
         .route("/v1/keys/{id}", get(keys::one))
         .route("/v1/keys/{id}/validate", post(keys::validate))

@@ -20,7 +20,9 @@ use crate::kms::local::{LocalKms, LocalKmsError, LocalKmsFile};
 use crate::secrets::{self, SecretError};
 use crate::time::{Span, Wall};
 
+mod levers;
 mod receivers;
+pub use levers::{LeverFault, LeverMap, LeversError, levers};
 pub use receivers::{ReceiverFault, ReceiversError, receivers};
 
 /// What one call may take where no policy says more.

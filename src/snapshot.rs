@@ -171,6 +171,20 @@ pub struct WorkspaceView {
     pub drill: Option<DrillView>,
 }
 
+impl WorkspaceView {
+    /// A lock of which a lever failed: the gate refuses, and some other path is open.
+    #[must_use]
+    pub fn lock_incomplete(&self) -> bool {
+        self.levers.iter().any(|lever| lever.act == LeverAct::Pull && lever.state == LeverState::Failed)
+    }
+
+    /// An unlock that waits for a lever that failed.
+    #[must_use]
+    pub fn unlock_incomplete(&self) -> bool {
+        self.levers.iter().any(|lever| lever.act == LeverAct::Undo && lever.state == LeverState::Failed)
+    }
+}
+
 /// One provider as shown in status and metrics.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ProviderView {

@@ -15,7 +15,7 @@ use crate::http::{Ask, Reload};
 use crate::kms::BoxFuture;
 use crate::metrics::Metrics;
 use crate::operate::{Action, Operation};
-use crate::providers::{Providers, receivers};
+use crate::providers::{LeverMap, Providers, levers, receivers};
 use crate::run::Swap;
 use crate::run::effects::{KmsMap, ReceiverMap, kms_map};
 
@@ -25,6 +25,7 @@ pub struct Reloader {
     pub config: Swap<Config>,
     pub kms: Swap<KmsMap>,
     pub receivers: Swap<ReceiverMap>,
+    pub levers: Swap<LeverMap>,
     pub metrics: Arc<Metrics>,
     pub last_good: LastGood,
     pub tls: Option<SharedTls>,
@@ -42,15 +43,21 @@ impl Reloader {
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
+        let levers = levers(&loaded.config).map_err(|e| e.to_string())?;
         let certificate = match (&self.tls, &loaded.config.server.tls) {
             (Some(shared), Some(tls)) => Some((shared, Arc::new(server_config(tls).map_err(|e| e.to_string())?))),
             _ => None,
         };
         // Clients first: the core orders probes of new keys in the same turn.
-        let before = (self.kms.swap(Arc::new(kms_map(&opened))), self.receivers.swap(Arc::new(receivers)));
+        let before = (
+            self.kms.swap(Arc::new(kms_map(&opened))),
+            self.receivers.swap(Arc::new(receivers)),
+            self.levers.swap(Arc::new(levers)),
+        );
         if let Err(refused) = self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await {
             self.kms.store(before.0);
             self.receivers.store(before.1);
+            self.levers.store(before.2);
             return Err(refused);
         }
         if let Some((shared, certificate)) = certificate {
@@ -173,6 +180,7 @@ mod tests {
             config: Arc::new(ArcSwap::new(Arc::clone(&loaded.config))),
             kms: Arc::new(ArcSwap::new(Arc::clone(&kms))),
             receivers: Arc::new(ArcSwap::new(Arc::clone(&receivers))),
+            levers: Arc::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
             tls: None,
             one_at_a_time: Mutex::new(()),

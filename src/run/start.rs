@@ -20,7 +20,7 @@ use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
 
-use crate::providers::{Providers, ProvidersError, ReceiversError, receivers};
+use crate::providers::{LeversError, Providers, ProvidersError, ReceiversError, levers, receivers};
 use crate::published::Published;
 use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::reload::{LastGood, Reloader};
@@ -38,6 +38,8 @@ pub enum Fault {
     Providers(#[from] ProvidersError),
     #[error("{0}")]
     Receivers(#[from] ReceiversError),
+    #[error("{0}")]
+    Levers(#[from] LeversError),
     #[error("server.tls: {0}")]
     Tls(#[from] TlsFault),
     #[error("store.url: {0}")]
@@ -69,7 +71,7 @@ impl Fault {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
+            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Levers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
             Self::Store { .. } | Self::Lost { .. } | Self::Replaced { .. } => 74,
             Self::Listen { .. } | Self::Socket(_) | Self::Runtime(_) => 1,
         }
@@ -105,6 +107,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     }
     let opened = Providers::open(&config, None).await?;
     let receivers = receivers(&config)?;
+    let levers = levers(&config)?;
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,
@@ -124,6 +127,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let health = Arc::new(Health::new(now.mono));
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
     let receivers = Arc::new(ArcSwap::from_pointee(receivers));
+    let levers = Arc::new(ArcSwap::from_pointee(levers));
     let identities = Arc::new(Identities::default());
     let parts = Parts {
         published: published.clone(),
@@ -131,6 +135,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         health: Arc::clone(&health),
         kms: Arc::clone(&kms),
         receivers: Arc::clone(&receivers),
+        levers: Arc::clone(&levers),
         identities: Arc::clone(&identities),
         doors: tokio::runtime::Handle::current(),
         supervisor: supervise::Supervisor::new(),
@@ -153,6 +158,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         config: Arc::clone(&shared),
         kms,
         receivers,
+        levers,
         metrics: Arc::clone(&metrics),
         last_good,
         tls: tls.clone(),

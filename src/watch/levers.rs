@@ -211,7 +211,7 @@ impl Watch {
     fn tell_lever(&mut self, now: Now, slot: &Slot, entry: &Entry) {
         let (event, severity) = match (entry.state, entry.act) {
             (LeverState::Failed, _) => (EventType::LeverFailed, Severity::Critical),
-            (LeverState::Pulled | LeverState::Pending, _) => (EventType::LeverPulled, if entry.left.is_empty() { Severity::Info } else { Severity::Warning }),
+            (LeverState::Pulled | LeverState::Pending, _) => (EventType::LeverPulled, Severity::Info),
             (LeverState::Undone, _) => (EventType::LeverUndone, if entry.left.is_empty() { Severity::Info } else { Severity::Warning }),
         };
         let mut detail = vec![("lever", slot.1.to_string()), ("act", entry.act.to_string()), ("sequence", entry.sequence.0.to_string())];
