@@ -193,7 +193,15 @@ impl Levers {
     /// The lock is lifted for good: the lever is to be undone. `true` if that is news to be stored.
     pub fn undo(&mut self, now: Now, slot: &Slot, sequence: Sequence) -> bool {
         let Some(kept) = self.get_mut(slot).filter(|kept| kept.entry.act == LeverAct::Pull) else { return false };
-        kept.entry = Entry { act: LeverAct::Undo, state: LeverState::Pending, sequence, at: now.wall, error: None, left: Vec::new(), ..kept.entry.clone() };
+        kept.entry = Entry {
+            act: LeverAct::Undo,
+            state: LeverState::Pending,
+            sequence,
+            at: now.wall,
+            error: None,
+            left: Vec::new(),
+            ..kept.entry.clone()
+        };
         (kept.stored, kept.failures) = (false, 0);
         self.set_due(slot, None);
         true

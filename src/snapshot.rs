@@ -10,7 +10,8 @@ use crate::key::{KeyId, KeyVersion, LeverId, ProviderId, ReceiverId, WorkspaceId
 use crate::probe::LegResult;
 use crate::time::{Mono, Wall};
 use crate::words::{
-    Access, By, Cause, Code, FailureKind, HeldBy, LeverAct, LeverState, ProviderKind, Release, Sequence, StateWord, VerdictWord};
+    Access, By, Cause, Code, FailureKind, HeldBy, LeverAct, LeverState, ProviderKind, Release, Sequence, StateWord, VerdictWord,
+};
 
 /// One version of a key as shown.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -72,8 +72,7 @@ fn every_history_keeps_what_is_promised() {
     let days_permille = number("SIM_DAYS").map_or(200, |days| days * 1000);
     let trace = number("SIM_TRACE").is_some();
     // Histories that once failed are told again as they were, without levers.
-    let old: Vec<u64> =
-        include_str!("sim/regressions.txt").lines().filter_map(|l| l.split('#').next()?.trim().parse().ok()).collect();
+    let old: Vec<u64> = include_str!("sim/regressions.txt").lines().filter_map(|l| l.split('#').next()?.trim().parse().ok()).collect();
     let mut seeds = old.clone();
     match number("SIM_SEED") {
         Some(seed) => seeds = vec![seed],

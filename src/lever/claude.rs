@@ -121,7 +121,13 @@ impl ClaudeLever {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
         let mut response = request.send().await.map_err(|error| {
-            Fault::of(if error.is_timeout() { "no answer in time" } else if error.is_connect() { "no connection" } else { "the connection broke" })
+            Fault::of(if error.is_timeout() {
+                "no answer in time"
+            } else if error.is_connect() {
+                "no connection"
+            } else {
+                "the connection broke"
+            })
         })?;
         let status = response.status();
         let after = response.headers().get(RETRY_AFTER).and_then(|text| text.to_str().ok()?.trim().parse().ok()).map(Span::from_secs);
@@ -161,7 +167,11 @@ impl ClaudeLever {
     async fn set(&self, id: &str, status: &str) -> Result<(), Fault> {
         let path = self.path(id)?;
         let key: ApiKey = self.call(Method::POST, &path, &[], Some(serde_json::json!({ "status": status }))).await?;
-        if key.status == status { Ok(()) } else { Err(Fault::of(format!("API key {} is {} after it was set {status}", one_line(id, 60), one_line(&key.status, 20)))) }
+        if key.status == status {
+            Ok(())
+        } else {
+            Err(Fault::of(format!("API key {} is {} after it was set {status}", one_line(id, 60), one_line(&key.status, 20))))
+        }
     }
 
     /// An id of their own making becomes part of an address only if it is plain.

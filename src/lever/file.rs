@@ -70,7 +70,9 @@ impl Lever for FileLever {
             });
             match written.await {
                 Ok(Ok(())) => Outcome::Done { memory: None, left: Vec::new() },
-                Ok(Err(why)) => Outcome::Failed { reason: format!("the list cannot be written: {}", why.kind()), after: None, memory: None },
+                Ok(Err(why)) => {
+                    Outcome::Failed { reason: format!("the list cannot be written: {}", why.kind()), after: None, memory: None }
+                }
                 Err(_) => Outcome::Failed { reason: "the list was not written".to_owned(), after: None, memory: None },
             }
         })

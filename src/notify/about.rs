@@ -191,8 +191,7 @@ pub fn heard_as(notice: &Notice) -> Severity {
     let ends = matches!(
         notice.event,
         EventType::WorkspaceOpened | EventType::BrakeReleased | EventType::DrillEnded | EventType::LeverPulled | EventType::LeverUndone
-    )
-        || (Topic::of(notice.event) == Topic::KeyState && lowered);
+    ) || (Topic::of(notice.event) == Topic::KeyState && lowered);
     if ends { Severity::Critical.max(notice.severity) } else { notice.severity }
 }
 

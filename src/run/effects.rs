@@ -13,11 +13,11 @@ use crate::http::Health;
 use crate::journal::{Commit, Store};
 use crate::key::{ProviderId, ReceiverId};
 use crate::kms::Kms;
+use crate::lever::{LeverOrder, Outcome};
 use crate::metrics::{Metrics, NoticeOutcome, Stage, Start};
 use crate::notify::outbox::{Counts, SendOrder};
 use crate::notify::{Delivery, Receiver};
 use crate::probe::Evidence;
-use crate::lever::{LeverOrder, Outcome};
 use crate::providers::{LeverMap, Providers};
 use crate::published::Published;
 use crate::run::{Swap, supervise::Supervisor};
@@ -180,7 +180,9 @@ impl Performer {
         let failed = |reason: &str| Outcome::Failed { reason: reason.to_owned(), after: None, memory: None };
         let handle = self.parts.doors.spawn(async move {
             match target {
-                Some(target) => tokio::time::timeout(LEVER_DEADLINE, target.act(&order)).await.unwrap_or_else(|_| failed("no end within 60 s")),
+                Some(target) => {
+                    tokio::time::timeout(LEVER_DEADLINE, target.act(&order)).await.unwrap_or_else(|_| failed("no end within 60 s"))
+                }
                 None => failed("the lever is not open"),
             }
         });

@@ -49,11 +49,8 @@ impl Reloader {
             _ => None,
         };
         // Clients first: the core orders probes of new keys in the same turn.
-        let before = (
-            self.kms.swap(Arc::new(kms_map(&opened))),
-            self.receivers.swap(Arc::new(receivers)),
-            self.levers.swap(Arc::new(levers)),
-        );
+        let before =
+            (self.kms.swap(Arc::new(kms_map(&opened))), self.receivers.swap(Arc::new(receivers)), self.levers.swap(Arc::new(levers)));
         if let Err(refused) = self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await {
             self.kms.store(before.0);
             self.receivers.store(before.1);

@@ -66,16 +66,25 @@ impl Watch {
     fn drill_target(&self, target: &str) -> Result<(Option<KeyIx>, Vec<WorkspaceId>), Refusal> {
         let key = self.by_id.get(target).copied();
         match (key, self.workspaces.get_key_value(target)) {
-            (Some(_), Some(_)) => {
-                Err(refuse(RefusalSlug::Invalid, format!("target: `{target}` is a key and a workspace; drill another workspace of that key")))
-            }
+            (Some(_), Some(_)) => Err(refuse(
+                RefusalSlug::Invalid,
+                format!("target: `{target}` is a key and a workspace; drill another workspace of that key"),
+            )),
             (Some(ix), None) => Ok((Some(ix), self.cells.get(&ix).map(|cell| cell.key.workspaces.clone()).unwrap_or_default())),
             (None, Some((id, _))) => Ok((None, vec![id.clone()])),
             (None, None) => Err(refuse(RefusalSlug::UnknownWorkspace, format!("there is no workspace and no key `{target}`"))),
         }
     }
 
-    pub(super) fn start_drill(&mut self, now: Now, target: &str, length: Span, cut: bool, why: &str, actor: &str) -> Result<String, Refusal> {
+    pub(super) fn start_drill(
+        &mut self,
+        now: Now,
+        target: &str,
+        length: Span,
+        cut: bool,
+        why: &str,
+        actor: &str,
+    ) -> Result<String, Refusal> {
         let why = reason(why)?;
         if length == Span::ZERO || length > LONGEST {
             return Err(refuse(RefusalSlug::Invalid, format!("for: a drill lasts more than zero and at most {LONGEST}")));
@@ -161,7 +170,8 @@ impl Watch {
         }
         let (cut, workspaces) = (drill.view.cut, drill.view.workspaces.clone());
         // Somebody saw the number that was kept for this change: another one, and again to the disk.
-        let shown = |ws: &WorkspaceId| self.workspaces.get(ws).is_some_and(|ws| ws.last_shown.is_some_and(|(number, _)| number >= ws.sequence));
+        let shown =
+            |ws: &WorkspaceId| self.workspaces.get(ws).is_some_and(|ws| ws.last_shown.is_some_and(|(number, _)| number >= ws.sequence));
         let taken: Vec<WorkspaceId> = workspaces.iter().filter(|ws| cut && shown(ws)).cloned().collect();
         if !taken.is_empty() {
             taken.iter().for_each(|ws| self.raise_number(now, ws));
@@ -229,8 +239,7 @@ impl Watch {
         }
         self.tell_drill(now, EventType::DrillEnded, &view, &text);
         self.move_drill(now, id);
-        let ended: Vec<String> =
-            self.drills.iter().filter(|(_, drill)| drill.ending && !drill.acting).map(|(id, _)| id.clone()).collect();
+        let ended: Vec<String> = self.drills.iter().filter(|(_, drill)| drill.ending && !drill.acting).map(|(id, _)| id.clone()).collect();
         for old in ended.iter().take(ended.len().saturating_sub(ENDED_MAX)) {
             self.drills.remove(old);
             self.ledger.open.commit.meta.insert(format!("drill:{old}"), None);
@@ -340,9 +349,5 @@ fn report(view: &DrillView) -> String {
         Some(_) | None => "over",
     };
     let gate = if view.cut { format!("gate {}", after(view.applied_at)) } else { format!("gate {} (nothing cut)", after(view.applied_at)) };
-    format!(
-        "DRILL: the rehearsed revocation of {} is {by}. Journal {}, {gate}, notices: {told}.",
-        subject_of(view),
-        after(view.stored_at)
-    )
+    format!("DRILL: the rehearsed revocation of {} is {by}. Journal {}, {gate}, notices: {told}.", subject_of(view), after(view.stored_at))
 }

@@ -166,9 +166,11 @@ impl Watch {
         let held = |entry: &Entry| entry.state != LeverState::Undone;
         let levers = &self.config.levers;
         let waits = change.to < change.from
-            && self.levers.entries(&change.workspace).iter().any(|(lever, entry)| {
-                held(entry) && levers.get(lever).is_some_and(|lever| change.to < threshold(lever))
-            });
+            && self
+                .levers
+                .entries(&change.workspace)
+                .iter()
+                .any(|(lever, entry)| held(entry) && levers.get(lever).is_some_and(|lever| change.to < threshold(lever)));
         let Some(ws) = self.workspaces.get_mut(&change.workspace).filter(|_| waits) else { return false };
         let from = ws.opening.as_ref().map_or(change.from, |opening| opening.from.max(change.from));
         ws.opening = Some(Opening { key, from, to: change.to, cause, actor: actor.map(str::to_owned) });
@@ -219,10 +221,9 @@ impl Watch {
         detail.extend((!entry.left.is_empty()).then(|| ("left", entry.left.join("; "))));
         self.record(now, event, None, Some(slot.0.clone()), detail);
         let mut text = match (entry.state, entry.act) {
-            (LeverState::Failed, LeverAct::Pull) => format!(
-                "Lock incomplete: lever {} of workspace {} is not pulled. The gate refuses all the same.",
-                slot.1, slot.0
-            ),
+            (LeverState::Failed, LeverAct::Pull) => {
+                format!("Lock incomplete: lever {} of workspace {} is not pulled. The gate refuses all the same.", slot.1, slot.0)
+            }
             (LeverState::Failed, LeverAct::Undo) => {
                 format!("Lever {} of workspace {} is not undone.", slot.1, slot.0)
             }

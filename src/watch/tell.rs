@@ -237,8 +237,7 @@ impl Watch {
         };
         let key = ix.and_then(|ix| self.key_id(ix));
         // What waits for levers is told when it opens.
-        let group: Vec<&Changed> =
-            group.iter().copied().filter(|change| !self.opening_waits(change, key.clone(), cause, actor)).collect();
+        let group: Vec<&Changed> = group.iter().copied().filter(|change| !self.opening_waits(change, key.clone(), cause, actor)).collect();
         if group.is_empty() {
             return;
         }

@@ -99,7 +99,9 @@ fn list(world: &World, query: &str) -> Reply {
     let of = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}="))).map(str::to_owned);
     let (workspace, status, after) = (of("workspace_id"), of("status"), of("after_id"));
     let fits = |(id, (ws, is)): &(&String, &(String, String))| {
-        workspace.as_ref().is_none_or(|want| want == ws) && status.as_ref().is_none_or(|want| want == is) && after.as_ref().is_none_or(|after| *id > after)
+        workspace.as_ref().is_none_or(|want| want == ws)
+            && status.as_ref().is_none_or(|want| want == is)
+            && after.as_ref().is_none_or(|after| *id > after)
     };
     let all: Vec<(&String, &(String, String))> = world.keys.iter().filter(fits).collect();
     let page: Vec<Value> = all.iter().take(PAGE).map(|(id, of)| key(id, of)).collect();

@@ -123,7 +123,9 @@ pub fn settled(world: &mut World) {
             let fits = lever != "call" || view.workspace.as_str().starts_with('w');
             let pulled = world.levers.pulled.get(&(view.workspace.clone(), id.clone())).copied().unwrap_or(false);
             if pulled != (fits && view.access >= least(&id)) {
-                world.check.wrong(format!("{} is {} in the end, and {lever} is pulled: {pulled}; {:?}", view.workspace, view.access, view.levers));
+                world
+                    .check
+                    .wrong(format!("{} is {} in the end, and {lever} is pulled: {pulled}; {:?}", view.workspace, view.access, view.levers));
             }
         }
         let strictest = view.locks.iter().map(|lock| lock.access).max().unwrap_or(Access::Open);

@@ -76,9 +76,7 @@ fn read<'a>(sheet: &mut Sheet<'a>, kind: Kind, value: &Spanned<DeValue<'a>>) -> 
 /// The Admin key goes there: https, or a loopback address for a rehearsal.
 fn base_url(sheet: &mut Sheet<'_>, text: &Text) -> Option<String> {
     match values::authority(text.get_ref(), &["http", "https"], "http://, https://") {
-        Ok(at) if at.scheme == "https" || values::is_loopback(&at.host) => {
-            Some(text.get_ref().trim_end_matches('/').to_owned())
-        }
+        Ok(at) if at.scheme == "https" || values::is_loopback(&at.host) => Some(text.get_ref().trim_end_matches('/').to_owned()),
         Ok(_) => {
             sheet.error(text.span(), "the Admin key would travel unencrypted; use https://, or a loopback address");
             None

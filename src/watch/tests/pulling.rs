@@ -66,7 +66,9 @@ fn a_drill_that_cuts_nothing_goes_the_whole_way_with_the_gate_open() {
     assert!(bench.workspaces["w"].drill.is_none(), "it ends by itself");
     assert_eq!((bench.told(EventType::DrillStarted), bench.told(EventType::DrillEnded)), (1, 1));
     let drills: Vec<_> = bench.notices.iter().filter(|notice| notice.drill).collect();
-    assert!(drills.iter().all(|notice| notice.message.starts_with("DRILL") && crate::notify::compose::subject(notice).starts_with("DRILL")));
+    assert!(
+        drills.iter().all(|notice| notice.message.starts_with("DRILL") && crate::notify::compose::subject(notice).starts_with("DRILL"))
+    );
     assert!(drills.iter().any(|notice| notice.message.contains("mail after")), "{:?}", drills.last().map(|n| &n.message));
     assert_eq!(bench.state("k"), StateWord::Active);
 }
@@ -82,7 +84,7 @@ fn a_drill_that_cuts_lowers_the_gate_pulls_no_lever_and_leaves_no_lock() {
     assert_eq!((view.access, view.cause.map(|c| c.as_str()), view.locks.len()), (Access::Locked, Some("drill"), 0));
     bench.unlock(2, "w", None);
     assert_eq!(bench.access("w"), Access::Locked, "an unlock is for locks");
-    let id = view.drill.unwrap().id;
+    let id = view.drill.as_ref().unwrap().id.clone();
     bench.ask(3, Action::EndDrill { id, reason: "enough".to_owned() });
     assert_eq!(bench.access("w"), Access::Open);
     assert!(bench.workspaces["w"].sequence > view.sequence);
