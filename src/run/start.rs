@@ -106,8 +106,8 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         tracing::warn!("{warning}");
     }
     let opened = Providers::open(&config, None).await?;
-    let receivers = receivers(&config)?;
-    let levers = levers(&config)?;
+    let receivers = Arc::new(ArcSwap::from_pointee(receivers(&config)?));
+    let levers = Arc::new(ArcSwap::from_pointee(levers(&config)?));
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,
@@ -126,9 +126,6 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     metrics.config_reload(chosen.error.is_none());
     let health = Arc::new(Health::new(now.mono));
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
-    let receivers = Arc::new(ArcSwap::from_pointee(receivers));
-    let levers = Arc::new(ArcSwap::from_pointee(levers));
-    let identities = Arc::new(Identities::default());
     let parts = Parts {
         published: published.clone(),
         metrics: Arc::clone(&metrics),
@@ -136,7 +133,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         kms: Arc::clone(&kms),
         receivers: Arc::clone(&receivers),
         levers: Arc::clone(&levers),
-        identities: Arc::clone(&identities),
+        identities: Arc::new(Identities::default()),
         doors: tokio::runtime::Handle::current(),
         supervisor: supervise::Supervisor::new(),
     };
