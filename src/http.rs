@@ -29,6 +29,7 @@ pub mod access;
 pub mod ask;
 pub mod authz;
 pub mod client;
+pub mod drills;
 pub mod input;
 pub mod keys;
 pub mod ofrep;
@@ -182,6 +183,8 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/preservations/{id}", get(safety::preservation))
         .route("/v1/vault", get(safety::vault))
         .route("/v1/vault/rewrap", post(safety::rewrap))
+        .route("/v1/drills", get(drills::list).post(drills::start))
+        .route("/v1/drills/{id}/end", post(drills::end))
         .route("/v1/keys", get(keys::list))
         .route("/v1/keys/{id}", get(keys::one).put(registration::put).delete(registration::delete))
         .route("/v1/keys/{id}/validate", post(keys::validate))

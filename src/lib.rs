@@ -24,6 +24,7 @@ pub mod journal;
 pub mod vault;
 pub mod config;
 pub mod lockout;
+pub mod lever;
 pub mod operate;
 pub mod watch;
 

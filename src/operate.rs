@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
-use crate::snapshot::{KeyView, WorkspaceView};
+use crate::snapshot::{DrillView, KeyView, WorkspaceView};
 use crate::time::Span;
 use crate::vault::wraps::KeyRole;
 use crate::words::EventType;
@@ -60,6 +60,19 @@ pub enum Action {
         key: KeyId,
         keep_lock: bool,
     },
+    /// Rehearses a revocation of a workspace or of everything under a key.
+    Drill {
+        /// Id of a workspace or of a key.
+        target: String,
+        length: Span,
+        cut: bool,
+        reason: String,
+    },
+    /// Ends a drill before its time.
+    EndDrill {
+        id: String,
+        reason: String,
+    },
     /// The newly loaded and already validated configuration.
     Reload {
         config: Arc<Config>,
@@ -100,6 +113,7 @@ pub enum Reply {
     Key(Arc<KeyView>),
     /// A key that was not registered before.
     Registered(Arc<KeyView>),
+    Drill(Arc<DrillView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
 }
@@ -131,6 +145,10 @@ pub enum RefusalSlug {
     FileManaged,
     /// 409
     KeyLocks,
+    /// 404
+    UnknownDrill,
+    /// 409: a drill of this workspace is under way, or it is locked for real.
+    NotOpen,
     /// 409: the brake is not engaged.
     NotEngaged,
     /// 409: the version that new data is wrapped under cannot be retired.

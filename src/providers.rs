@@ -20,8 +20,10 @@ use crate::kms::local::{LocalKms, LocalKmsError, LocalKmsFile};
 use crate::secrets::{self, SecretError};
 use crate::time::{Span, Wall};
 
+mod levers;
 mod receivers;
 mod vault;
+pub use levers::{LeverFault, LeverMap, LeversError, levers};
 pub use receivers::{ReceiverFault, ReceiversError, receivers};
 pub use vault::vault_keys;
 

@@ -56,6 +56,13 @@ pub async fn ask(config: &Path, command: &Command) -> Result<Shown, CliError> {
     match command {
         Command::Status { exit_code } => shown_status(status, body, *exit_code),
         Command::Lock { .. } | Command::Unlock { .. } => Ok(shown_workspace(body)),
+        Command::Drill { target, .. } => {
+            let text: String = match target {
+                Some(_) => drill_text(&body),
+                None => items(&body, "items").iter().map(drill_text).collect(),
+            };
+            Ok(Shown::good(body, if text.is_empty() { "no drills\n".to_owned() } else { text }))
+        }
         Command::Brake { .. } => {
             let released = body.get("released").and_then(Value::as_u64).unwrap_or(0);
             Ok(Shown::good(body, format!("{}: {released}\n", request.done)))
@@ -108,6 +115,16 @@ fn request(command: &Command) -> Result<Request, CliError> {
                 fields.insert("until".to_owned(), json!(until.to_string()));
             }
             post(format!("/v1/workspaces/{}/unlock", segment(workspace)), Some(body), NO_CHANGE, String::new())
+        }
+        Command::Drill { target: Some(id), end: true, reason, .. } => {
+            post(format!("/v1/drills/{}/end", segment(id)), Some(json!({ "reason": reason })), NO_CHANGE, String::new())
+        }
+        Command::Drill { target: Some(target), length, cut, reason, .. } => {
+            let body = json!({ "target": target, "for": length.to_string(), "cut": cut, "reason": reason });
+            post("/v1/drills".to_owned(), Some(body), "; no drill was begun", String::new())
+        }
+        Command::Drill { target: None, .. } => {
+            Request { method: Method::GET, path: "/v1/drills".to_owned(), body: None, otherwise: "", done: String::new() }
         }
         Command::Reload => post("/v1/reload".to_owned(), None, NO_CHANGE, "reloaded".to_owned()),
         Command::Brake { act: BrakeAct::Release { provider, lock, drop, why } } => {
@@ -168,6 +185,27 @@ fn shown_vault(body: Value) -> Shown {
     Shown::good(body, out)
 }
 
+/// One drill: what, until when, and when each stage happened.
+fn drill_text(drill: &Value) -> String {
+    let workspaces: Vec<&str> = items(drill, "workspaces").iter().filter_map(Value::as_str).collect();
+    let how = if is(drill, "cut") { "access cut" } else { "nothing cut" };
+    let state = match drill.get("ended_by").and_then(Value::as_str) {
+        Some(by) => format!("ended {} ({by})", text(drill, "ended_at")),
+        None => format!("until {}", text(drill, "until")),
+    };
+    let mut rows = vec![
+        row(&["workspaces", &workspaces.join(" ")]),
+        row(&["reason", text(drill, "reason")]),
+        row(&["ordered", text(drill, "ordered_at")]),
+        row(&["journal", text(drill, "stored_at")]),
+        row(&["gate", text(drill, "applied_at")]),
+    ];
+    for (receiver, at) in drill.get("notices").and_then(Value::as_object).into_iter().flatten() {
+        rows.push(row(&[&format!("told {receiver}"), at.as_str().unwrap_or("not yet")]));
+    }
+    format!("DRILL {}: {how}, {state}\n{}", text(drill, "id"), table("  ", &rows))
+}
+
 fn shown_workspace(body: Value) -> Shown {
     let mut out = format!("{} is {}", text(&body, "workspace"), text(&body, "access"));
     if let Some(by) = body.get("by").and_then(Value::as_str) {
@@ -180,6 +218,11 @@ fn shown_workspace(body: Value) -> Shown {
     }
     for held in items(&body, "overrides") {
         out.push_str(&format!("  override of key {} ({}) until {}\n", text(held, "key"), text(held, "kind"), text(held, "until")));
+    }
+    for lever in items(&body, "levers") {
+        let left: Vec<&str> = items(lever, "left").iter().filter_map(Value::as_str).collect();
+        let state = format!("{} {}", text(lever, "act"), text(lever, "state"));
+        out.push_str(&table("  ", &[row(&["lever", text(lever, "lever"), &state, text(lever, "error"), &left.join("; ")])]));
     }
     if let Some(step) = body.get("next_step").and_then(Value::as_str) {
         out.push_str(&format!("  {step}\n"));
@@ -209,6 +252,12 @@ fn shown_status(status: u16, body: Value, exit_code: bool) -> Result<Shown, CliE
     }
     if number(&body, "would_lock_total") > 0 {
         out.push_str(&format!("would have locked in shadow mode: {}\n", number(&body, "would_lock_total")));
+    }
+    if number(&body, "locks_incomplete") > 0 {
+        out.push_str(&format!("LOCKS INCOMPLETE, a lever failed: {}\n", number(&body, "locks_incomplete")));
+    }
+    for drill in items(&body, "drills") {
+        out.push_str(&drill_text(drill));
     }
     out.push_str(&lowered(&body));
     out.push_str(&providers(&body));

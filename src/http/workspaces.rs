@@ -51,7 +51,6 @@ pub struct Shown<'a> {
     pub evaluated_at: Option<Wall>,
     /// Until when this answer may be relied on.
     pub expires_at: Option<Wall>,
-    pub levers: [(); 0],
     /// How many records and preservations the vault holds of it; `null` without a vault.
     pub safety: Option<Counts>,
 }
@@ -74,7 +73,7 @@ impl Freshness {
 impl<'a> Shown<'a> {
     #[must_use]
     pub const fn new(view: &'a WorkspaceView, fresh: Freshness) -> Self {
-        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [], safety: None }
+        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, safety: None }
     }
 
     /// With the numbers of the vault, which the owner may see.

@@ -126,6 +126,9 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::ReceiverFailing => format!("Receiver {name} takes no notices{when}. They are kept and tried again."),
         EventType::DrillStarted => format!("DRILL: a rehearsed revocation of {name} has begun."),
         EventType::DrillEnded => format!("DRILL: the rehearsed revocation of {name} is over."),
+        EventType::LeverPulled => format!("Lever {name} is pulled."),
+        EventType::LeverUndone => format!("Lever {name} is undone."),
+        EventType::LeverFailed => format!("Lever {name} failed{when}. It is tried again."),
         EventType::Test => format!("This is a test of receiver {name}. Nothing is wrong."),
         EventType::OperatorAction => format!("An operator acted on {name}{when}."),
         EventType::ProbeMissedWindow => format!("Checks of {name} did not take place in time{when}."),
@@ -302,6 +305,9 @@ const fn happened(event: EventType) -> &'static str {
         EventType::ReceiverFailing => "a receiver takes no notices",
         EventType::DrillStarted => "drill begun",
         EventType::DrillEnded => "drill over",
+        EventType::LeverPulled => "lever pulled",
+        EventType::LeverUndone => "lever undone",
+        EventType::LeverFailed => "lever failed",
         EventType::Test => "test notice",
         EventType::OperatorAction => "operator action",
         EventType::ProbeMissedWindow => "checks missed",
@@ -328,7 +334,13 @@ pub fn subject(notice: &Notice) -> String {
     let what = happened(notice.event);
     let about_workspaces = matches!(
         notice.event,
-        EventType::WorkspaceLocked | EventType::WorkspaceReadOnly | EventType::WorkspaceOpened | EventType::WorkspaceWouldLock
+        EventType::WorkspaceLocked
+            | EventType::WorkspaceReadOnly
+            | EventType::WorkspaceOpened
+            | EventType::WorkspaceWouldLock
+            | EventType::LeverPulled
+            | EventType::LeverUndone
+            | EventType::LeverFailed
     );
     let line = match (&notice.key, about_workspaces) {
         (Some(key), true) => {
@@ -343,6 +355,7 @@ pub fn subject(notice: &Notice) -> String {
             let why = notice.cause.map(|cause| format!(": {}", brief(cause))).unwrap_or_default();
             format!("key {key} {what}{why}")
         }
+        (None, false) if notice.drill => format!("{}: {what}", workspaces(notice)),
         (None, false) => match &notice.provider {
             Some(provider) => format!("{provider}: {what}"),
             None => what.to_owned(),

@@ -15,7 +15,7 @@ use crate::http::{Ask, Reload};
 use crate::kms::BoxFuture;
 use crate::metrics::Metrics;
 use crate::operate::{Action, Operation};
-use crate::providers::{Providers, receivers, vault_keys};
+use crate::providers::{LeverMap, Providers, levers, receivers, vault_keys};
 use crate::run::Swap;
 use crate::run::effects::{KmsMap, ReceiverMap, kms_map};
 use crate::vault::desk::Vault;
@@ -26,6 +26,7 @@ pub struct Reloader {
     pub config: Swap<Config>,
     pub kms: Swap<KmsMap>,
     pub receivers: Swap<ReceiverMap>,
+    pub levers: Swap<LeverMap>,
     pub metrics: Arc<Metrics>,
     pub vault: Arc<Vault>,
     pub last_good: LastGood,
@@ -45,15 +46,18 @@ impl Reloader {
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
         let vault_keys = vault_keys(&loaded.config).await.map_err(|e| e.to_string())?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
+        let levers = levers(&loaded.config).map_err(|e| e.to_string())?;
         let certificate = match (&self.tls, &loaded.config.server.tls) {
             (Some(shared), Some(tls)) => Some((shared, Arc::new(server_config(tls).map_err(|e| e.to_string())?))),
             _ => None,
         };
         // Clients first: the core orders probes of new keys in the same turn.
-        let before = (self.kms.swap(Arc::new(kms_map(&opened))), self.receivers.swap(Arc::new(receivers)));
+        let before =
+            (self.kms.swap(Arc::new(kms_map(&opened))), self.receivers.swap(Arc::new(receivers)), self.levers.swap(Arc::new(levers)));
         if let Err(refused) = self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await {
             self.kms.store(before.0);
             self.receivers.store(before.1);
+            self.levers.store(before.2);
             return Err(refused);
         }
         if let Some((shared, certificate)) = certificate {
@@ -185,6 +189,7 @@ mod tests {
             kms: Arc::new(ArcSwap::new(Arc::clone(&kms))),
             receivers: Arc::new(ArcSwap::new(Arc::clone(&receivers))),
             metrics,
+            levers: Arc::default(),
             tls: None,
             one_at_a_time: Mutex::new(()),
         };

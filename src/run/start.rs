@@ -20,7 +20,7 @@ use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
 
-use crate::providers::{Providers, ProvidersError, ReceiversError, receivers, vault_keys};
+use crate::providers::{LeversError, Providers, ProvidersError, ReceiversError, levers, receivers, vault_keys};
 use crate::published::Published;
 use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::reload::{LastGood, Reloader};
@@ -41,6 +41,8 @@ pub enum Fault {
     Providers(#[from] ProvidersError),
     #[error("{0}")]
     Receivers(#[from] ReceiversError),
+    #[error("{0}")]
+    Levers(#[from] LeversError),
     #[error("server.tls: {0}")]
     Tls(#[from] TlsFault),
     #[error("store.url: {0}")]
@@ -72,7 +74,7 @@ impl Fault {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
+            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Levers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
             Self::Store { .. } | Self::Lost { .. } | Self::Replaced { .. } => 74,
             Self::Listen { .. } | Self::Socket(_) | Self::Runtime(_) => 1,
         }
@@ -105,7 +107,8 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let config = Arc::clone(&chosen.loaded.config);
     chosen.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let opened = Providers::open(&config, None).await?;
-    let receivers = receivers(&config)?;
+    let receivers = Arc::new(ArcSwap::from_pointee(receivers(&config)?));
+    let levers = Arc::new(ArcSwap::from_pointee(levers(&config)?));
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,
@@ -125,15 +128,14 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     metrics.config_reload(chosen.error.is_none());
     let health = Arc::new(Health::new(now.mono));
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
-    let receivers = Arc::new(ArcSwap::from_pointee(receivers));
-    let identities = Arc::new(Identities::default());
     let parts = Parts {
         published: published.clone(),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
         kms: Arc::clone(&kms),
         receivers: Arc::clone(&receivers),
-        identities: Arc::clone(&identities),
+        levers: Arc::clone(&levers),
+        identities: Arc::new(Identities::default()),
         doors: tokio::runtime::Handle::current(),
         supervisor: supervise::Supervisor::new(),
     };
@@ -156,6 +158,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         config: Arc::clone(&shared),
         kms,
         receivers,
+        levers,
         metrics: Arc::clone(&metrics),
         last_good,
         tls: tls.clone(),

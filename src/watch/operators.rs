@@ -20,7 +20,7 @@ pub(super) fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
     Refusal { slug, detail: detail.into() }
 }
 
-fn reason(text: &str) -> Result<String, Refusal> {
+pub(super) fn reason(text: &str) -> Result<String, Refusal> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > REASON_MAX {
         return Err(refuse(RefusalSlug::Invalid, format!("reason: must have 1 to {REASON_MAX} characters")));
@@ -65,6 +65,14 @@ impl Watch {
             },
             Action::DeleteKey { key, keep_lock } => match self.delete_key(now, &key, keep_lock, &actor, out) {
                 Ok(()) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::Drill { target, length, cut, reason } => match self.start_drill(now, &target, length, cut, &reason, &actor) {
+                Ok(id) => return self.reply_when_stored(now, ticket, Reply::Drill(id), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::EndDrill { id, reason } => match self.end_drill_by_hand(now, &id, &reason, &actor) {
+                Ok(()) => return self.reply_when_stored(now, ticket, Reply::Drill(id), false),
                 Err(refusal) => Err(refusal),
             },
             Action::Reload { config } => {

@@ -44,7 +44,7 @@ pub fn to_text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-pub(super) fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+pub fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
@@ -84,6 +84,7 @@ impl Watch {
         watch.recount(now);
         watch.write_spooled(now, unwritten);
         watch.lock_new_bindings(now);
+        watch.overtake_drills_at_start();
         watch.announce_start(now, start);
         watch.show_everything(now, out);
         watch
@@ -109,6 +110,8 @@ impl Watch {
             windows: std::collections::BTreeSet::new(),
             ledger: Ledger::default(),
             outbox,
+            levers: crate::lever::Levers::default(),
+            drills: BTreeMap::new(),
             overrides: std::collections::BTreeSet::new(),
             registered: BTreeMap::new(),
             credentials_told: BTreeMap::new(),
@@ -145,6 +148,8 @@ impl Watch {
                 self.restore_registered(id, text);
             } else if let Some(role) = name.strip_prefix("vault:") {
                 self.vault_failing.extend(KeyRole::ALL.iter().filter(|known| known.as_str() == role));
+            } else if self.restore_lever(now, name, text) || self.restore_drill(now, name, text) {
+                // Taken.
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);

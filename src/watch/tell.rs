@@ -236,9 +236,14 @@ impl Watch {
             Access::Open => (EventType::WorkspaceOpened, Severity::Warning),
         };
         let key = ix.and_then(|ix| self.key_id(ix));
+        // What waits for levers is told when it opens.
+        let group: Vec<&Changed> = group.iter().copied().filter(|change| !self.opening_waits(change, key.clone(), cause, actor)).collect();
+        if group.is_empty() {
+            return;
+        }
         let kind = finding.map(|f| f.kind);
         let stated = finding.is_some_and(|f| f.stated != Stated::No);
-        for change in group {
+        for change in &group {
             let mut detail = vec![
                 ("access", change.to.to_string()),
                 ("previous_access", change.from.to_string()),
@@ -432,6 +437,14 @@ impl Watch {
         self.send(now, notice);
     }
 
+    /// A matter of one workspace that is no change of its access.
+    pub(super) fn tell_workspace(&mut self, now: Now, event: EventType, severity: Severity, id: &WorkspaceId, text: &str) {
+        let mut notice = self.notice(now, event, severity, None);
+        notice.message = text.to_owned();
+        notice.workspaces = vec![id.clone()];
+        self.send(now, notice);
+    }
+
     pub(super) fn record_clock_step(&mut self, now: Now, by_ms: i64) {
         self.record(now, EventType::ClockStepped, None, None, [("by_ms", by_ms.to_string())]);
     }
@@ -448,6 +461,7 @@ impl Watch {
     }
 
     pub(super) fn sent(&mut self, now: Now, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery) {
+        self.drill_notice_sent(now, receiver, id, &delivery);
         let sent = self.outbox.sent(receiver, id, delivery, now);
         self.write_rows(sent.rows);
         self.daemon_dirty = true;

@@ -175,6 +175,8 @@ pub fn workspace(id: &str, access: Access) -> WorkspaceView {
         overrides: vec![],
         durable: true,
         would_access: None,
+        levers: Vec::new(),
+        drill: None,
     }
 }
 
