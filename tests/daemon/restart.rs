@@ -166,15 +166,15 @@ fn a_key_registered_by_the_api_is_there_after_a_restart_and_goes_when_it_is_take
     let daemon = place.start();
     daemon.wait_state("demo", "active", PATIENCE);
     place.kms().create("second", now()).unwrap();
-    let body = r#"{"provider":"local","key":"second","workspaces":["wrkspc_api"],"policy":"default"}"#;
+    let body = serde_json::json!({"provider": "local", "key": "second", "workspaces": ["wrkspc_api"], "policy": "default"});
     let json: &[(&str, &str)] = &[("content-type", "application/json")];
-    let put = |path: &str| request(place.port, "PUT", path, json, Some(body)).unwrap().status;
+    let put = |path: &str| request(place.port, "PUT", path, &[], Some(&body)).unwrap().status;
     assert_eq!((put("/v1/keys/api"), put("/v1/keys/api"), put("/v1/keys/demo")), (201, 200, 409));
     daemon.wait_state("api", "active", PATIENCE);
     daemon.kill();
     let daemon = place.start();
     let shown = get(place.port, "/v1/keys/api").unwrap().json();
-    assert_eq!((&shown["source"], &shown["state"]), (&"api".into(), &"active".into()));
+    assert_eq!((shown["source"].as_str(), shown["state"].as_str()), (Some("api"), Some("active")));
     let delete = || request(place.port, "DELETE", "/v1/keys/api", json, None).unwrap().status;
     assert_eq!((delete(), delete()), (200, 404));
     daemon.stop();
