@@ -174,7 +174,7 @@ fn a_key_registered_by_the_api_is_there_after_a_restart_and_goes_when_it_is_take
     daemon.kill();
     let daemon = place.start();
     let shown = get(place.port, "/v1/keys/api").unwrap().json();
-    assert_eq!((&shown["source"], &shown["state"]), (&"api".into(), &"active".into()));
+    assert_eq!((shown["source"].as_str(), shown["state"].as_str()), (Some("api"), Some("active")));
     let delete = || request(place.port, "DELETE", "/v1/keys/api", json, None).unwrap().status;
     assert_eq!((delete(), delete()), (200, 404));
     daemon.stop();
