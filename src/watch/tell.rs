@@ -130,7 +130,7 @@ impl Watch {
         }
     }
 
-    fn send(&mut self, now: Now, notice: Notice) {
+    pub(super) fn send(&mut self, now: Now, notice: Notice) {
         let receivers = route::receivers_for(&notice, &self.config.routes);
         self.send_to(now, notice, &receivers);
     }
@@ -451,14 +451,6 @@ impl Watch {
         notice.message = text;
         notice.actor = Some(row.actor.clone());
         notice.workspaces = vec![row.workspace.clone()];
-        self.send(now, notice);
-    }
-
-    /// A matter of one workspace that is no change of its access.
-    pub(super) fn tell_workspace(&mut self, now: Now, event: EventType, severity: Severity, id: &WorkspaceId, text: &str) {
-        let mut notice = self.notice(now, event, severity, None);
-        notice.message = text.to_owned();
-        notice.workspaces = vec![id.clone()];
         self.send(now, notice);
     }
 
