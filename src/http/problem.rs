@@ -99,6 +99,7 @@ impl From<Refusal> for Problem {
             RefusalSlug::UnknownDrill => (StatusCode::NOT_FOUND, "unknown_drill"),
             RefusalSlug::NotOpen => (StatusCode::CONFLICT, "not_open"),
             RefusalSlug::NotEngaged => (StatusCode::CONFLICT, "not_engaged"),
+            RefusalSlug::CurrentVersion => (StatusCode::CONFLICT, "current_version"),
             RefusalSlug::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             RefusalSlug::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             RefusalSlug::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),

@@ -18,7 +18,7 @@ use crate::verdict::{Direction, Stated};
 use crate::watch::seen::day;
 use crate::watch::workspaces::Changed;
 use crate::watch::{Count, Effects, Watch};
-use crate::words::{Access, Cause, Code, EventType, FailureKind, FeatureClass, ProviderKind, Sequence, Severity, StateWord};
+use crate::words::{Access, Cause, Code, EventType, FailureKind, ProviderKind, Sequence, Severity, StateWord};
 
 /// The outward code of a cause (SETTLED D2).
 #[must_use]
@@ -270,26 +270,9 @@ impl Watch {
         notice.since = Some(now.wall);
         notice.terminal = kind == Some(FailureKind::Destroyed) && stated;
         notice.next_step = kind.filter(|_| access != Access::Open).map(|kind| compose::next_step(kind, provider_kind).to_owned());
-        (notice.locked_features, notice.readable_features) = self.features_at(access);
+        let each = group.iter().map(|c| self.config.features_of(c.workspace.as_str()));
+        (notice.locked_features, notice.readable_features) = crate::gate::told(&self.config.features, each, access);
         self.send(now, notice);
-    }
-
-    /// Features by what an access level leaves of them.
-    fn features_at(&self, access: Access) -> (Vec<String>, Vec<String>) {
-        let (mut locked, mut usable) = (Vec::new(), Vec::new());
-        for (name, class) in &self.config.features.0 {
-            let read = crate::gate::allows(access, *class, false);
-            let write = crate::gate::allows(access, *class, true);
-            match (read, write) {
-                (true, true) => usable.push(name.clone()),
-                (true, false) => usable.push(format!("{name} (read only)")),
-                (false, _) => locked.push(name.clone()),
-            }
-        }
-        if !self.config.features.0.values().any(|class| *class == FeatureClass::SafetyMetadata) {
-            usable.push("safety_metadata".to_owned());
-        }
-        (locked, usable)
     }
 
     pub(super) fn tell_unlock(&mut self, now: Now, ix: KeyIx, actor: Option<&str>, changed: &[Changed]) {
