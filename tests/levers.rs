@@ -152,7 +152,7 @@ async fn faults_of_the_api_are_told_without_the_key() {
         (Reply::json(200, "[]"), "not what the Admin API is documented to say"),
         (Reply::Reset, "the connection broke"),
         (Reply::BrokenOff, "the answer broke off"),
-        (Reply::json(200, r#"{"data":[],"has_more":true,"last_id":"x"}"#), "Planned"),
+        (Reply::json(200, r#"{"data":[],"has_more":true,"last_id":"x"}"#), "Done"),
     ] {
         api.fault("GET", reply);
         let told = format!("{:?}", good.act(&order(LeverAct::Pull, None, &[])).await);

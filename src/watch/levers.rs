@@ -239,6 +239,14 @@ impl Watch {
         self.tell_workspace(now, event, severity, &slot.0, &text);
     }
 
+    /// A matter of one workspace that is no change of its access.
+    fn tell_workspace(&mut self, now: Now, event: EventType, severity: Severity, id: &WorkspaceId, text: &str) {
+        let mut notice = self.notice(now, event, severity, None);
+        notice.message = text.to_owned();
+        notice.workspaces = vec![id.clone()];
+        self.send(now, notice);
+    }
+
     /// Levers as they are to be after a change of the configuration.
     pub(super) fn reload_levers(&mut self, now: Now) {
         let mut ids: Vec<WorkspaceId> = self.levers.slots().into_iter().map(|(ws, _)| ws).collect();

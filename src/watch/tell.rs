@@ -437,14 +437,6 @@ impl Watch {
         self.send(now, notice);
     }
 
-    /// A matter of one workspace that is no change of its access.
-    pub(super) fn tell_workspace(&mut self, now: Now, event: EventType, severity: Severity, id: &WorkspaceId, text: &str) {
-        let mut notice = self.notice(now, event, severity, None);
-        notice.message = text.to_owned();
-        notice.workspaces = vec![id.clone()];
-        self.send(now, notice);
-    }
-
     pub(super) fn record_clock_step(&mut self, now: Now, by_ms: i64) {
         self.record(now, EventType::ClockStepped, None, None, [("by_ms", by_ms.to_string())]);
     }
