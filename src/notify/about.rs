@@ -59,6 +59,10 @@ impl Topic {
             EventType::KeyRotated
             | EventType::KeyRotationOverdue
             | EventType::KeySubstituted
+            | EventType::KeyAttributed
+            | EventType::AuditEvent
+            | EventType::AuditSilent
+            | EventType::AuditResumed
             | EventType::Test
             | EventType::OperatorAction
             | EventType::ClockStepped
@@ -154,6 +158,7 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::WorkspaceWouldLock
         | EventType::ProviderUnreachable
         | EventType::ReceiverFailing
+        | EventType::AuditSilent
         | EventType::ProbeMissedWindow
         | EventType::ClockStepped
         | EventType::OverrideStarted
@@ -161,6 +166,9 @@ pub const fn severity_of(event: EventType) -> Severity {
         EventType::KeyRecovering
         | EventType::KeyActive
         | EventType::KeyRotated
+        | EventType::KeyAttributed
+        | EventType::AuditEvent
+        | EventType::AuditResumed
         | EventType::KeyUnproven
         | EventType::KeyRetired
         | EventType::WorkspaceOpened

@@ -136,6 +136,10 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::StoreDamage => format!("A stored record of {name} is damaged and was replaced. No key was judged by it."),
         EventType::OverrideStarted => format!("An operator holds the automatic lock by key {name} off{when}."),
         EventType::OverrideEnded => format!("The operator's hold on the automatic lock by key {name} is over."),
+        EventType::AuditEvent => format!("An audit log tells of a change at key {name}{when}."),
+        EventType::AuditSilent => format!("Audit source {name} cannot be read{when}. Keys are watched all the same."),
+        EventType::AuditResumed => format!("Audit source {name} is read again{when}."),
+        EventType::KeyAttributed => format!("Key {name}: an audit log tells who did it{when}."),
         EventType::Digest => format!("State of all keys{when}."),
     }
 }
@@ -306,6 +310,10 @@ const fn happened(event: EventType) -> &'static str {
         EventType::StoreDamage => "stored record damaged",
         EventType::OverrideStarted => "automatic lock held off",
         EventType::OverrideEnded => "automatic lock no longer held off",
+        EventType::AuditEvent => "changed by its owner",
+        EventType::AuditSilent => "an audit log cannot be read",
+        EventType::AuditResumed => "an audit log is read again",
+        EventType::KeyAttributed => "known who did it",
         EventType::Digest => "daily state",
     }
 }
