@@ -15,6 +15,18 @@ pub mod hint;
 pub mod names;
 pub mod record;
 pub mod subject;
+pub mod windows;
+
+#[cfg(feature = "daemon")]
+pub mod azure_monitor;
+#[cfg(feature = "daemon")]
+pub mod cloud_logging;
+#[cfg(feature = "daemon")]
+pub mod cloudtrail;
+#[cfg(feature = "daemon")]
+pub mod oidc;
+#[cfg(feature = "daemon")]
+pub mod sqs;
 
 /// Longest text of a principal or an address that is kept, in characters.
 const TEXT_MAX: usize = 512;

@@ -28,6 +28,7 @@ pub mod access;
 pub mod ask;
 pub mod authz;
 pub mod client;
+pub mod hints;
 pub mod input;
 pub mod keys;
 pub mod page;
@@ -101,6 +102,8 @@ pub struct Limits {
     pub answer: Duration,
     pub connections: usize,
     pub body_bytes: usize,
+    /// Bodies of pushed events are other people's, and longer.
+    pub hint_bytes: usize,
     /// Validations that may wait at the same time.
     pub validations: usize,
     /// What requests under way get at the end.
@@ -115,6 +118,7 @@ impl Default for Limits {
             answer: Duration::from_secs(30),
             connections: 4096,
             body_bytes: 64 * 1024,
+            hint_bytes: 512 * 1024,
             validations: 64,
             grace: Duration::from_secs(10),
         }
@@ -127,6 +131,7 @@ pub struct Doors {
     pub app: App,
     pub limits: Limits,
     validations: Arc<Semaphore>,
+    hints: hints::Hints,
 }
 
 impl Doors {
@@ -144,7 +149,7 @@ pub fn router(app: App) -> Router {
 
 /// The router with other limits.
 pub fn router_with(app: App, limits: Limits) -> Router {
-    let doors = Doors { app, limits, validations: Arc::new(Semaphore::new(limits.validations)) };
+    let doors = Doors { app, limits, validations: Arc::new(Semaphore::new(limits.validations)), hints: hints::Hints::default() };
     // Gate questions do no I/O and read no body: they go without timer and without its allocation.
     let gate = Router::new()
         .route("/v1/authz", any(authz::authz).trace(authz::not_by_trace))
@@ -164,6 +169,7 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/keys/{id}/versions/{version}/retire", post(keys::retire_version))
         .route("/v1/providers", get(status::providers))
         .route("/v1/providers/{id}/brake", post(status::release_brake))
+        .route("/v1/hints/{source}", post(hints::take))
         .route("/v1/status", get(status::status))
         .route("/v1/reload", post(status::reload))
         .route("/v1/receivers/{name}/test", post(status::test_receiver))

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+use crate::audit::Told;
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::snapshot::{KeyView, WorkspaceView};
@@ -60,6 +61,10 @@ pub enum Action {
     TestReceiver {
         receiver: ReceiverId,
     },
+    /// What an audit source tells; answered when it is on disk.
+    Audit {
+        told: Box<Told>,
+    },
     /// A calendar job's notice to the given receivers.
     Report {
         name: String,
@@ -75,6 +80,8 @@ pub enum Reply {
     Key(Arc<KeyView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
+    /// How many registered keys the events spoke of.
+    Heard(u32),
 }
 
 /// Why it was not done. `slug` is the problem type (`urn:cmek-watchdog:<slug>`).

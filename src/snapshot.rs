@@ -5,10 +5,11 @@
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+use crate::audit::Gap;
 use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
 use crate::probe::LegResult;
 use crate::time::{Mono, Wall};
-use crate::words::{Access, By, Cause, Code, FailureKind, HeldBy, ProviderKind, Release, Sequence, StateWord, VerdictWord};
+use crate::words::{Access, AuditTrouble, By, Cause, Code, FailureKind, HeldBy, ProviderKind, Release, Sequence, StateWord, VerdictWord};
 
 /// One version of a key as shown.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -154,6 +155,26 @@ pub struct DaemonView {
     pub would_lock_total: u64,
     pub store_write_failures: u64,
     pub outbox: Vec<OutboxView>,
+    #[serde(default)]
+    pub audit: Vec<AuditView>,
+}
+
+/// One audit source: what it covers, and what it does not.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuditView {
+    pub source: String,
+    pub kind: String,
+    pub provider: ProviderId,
+    /// From when on it was read.
+    pub since: Option<Wall>,
+    /// Until when everything that the log has was seen.
+    pub seen_until: Option<Wall>,
+    pub trouble: Option<AuditTrouble>,
+    pub trouble_since: Option<Wall>,
+    pub message: Option<String>,
+    /// Stretches that were not read and will not be.
+    pub gaps: Vec<Gap>,
+    pub unseen: Vec<String>,
 }
 
 /// One receiver's queue.

@@ -4,6 +4,7 @@
 
 mod cell;
 mod control;
+mod hearing;
 mod judging;
 mod ledger;
 mod operators;
@@ -39,6 +40,7 @@ use ledger::Ledger;
 use workspaces::Workspace;
 
 pub use control::testimony;
+pub use hearing::SourceState;
 pub use restore::Start;
 
 /// A waiting caller.
@@ -108,7 +110,7 @@ pub enum Count {
         provider: ProviderId,
         count: u64,
     },
-    /// `stage` of `lockout_latency_seconds`, from the last good look.
+    /// `stage` of `lockout_latency_seconds`, from the last good look or the provider's own time of the change.
     Latency {
         stage: &'static str,
         start: &'static str,
@@ -176,6 +178,7 @@ pub struct Watch {
     /// Good looks of each identity on each account, newest.
     vouchers: BTreeMap<(ProviderId, Arc<str>, Arc<str>), Mono>,
     counts: VecDeque<Count>,
+    hearing: hearing::Hearing,
 }
 
 /// Probes under way at most, all lanes together.
@@ -201,6 +204,7 @@ impl Watch {
         self.expire_windows(now);
         self.expire_overrides(now);
         self.release_brakes_in_time(now);
+        self.settle_names(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
         self.start_sends(now, out);
@@ -227,6 +231,7 @@ impl Watch {
             self.controls.values().filter_map(Control::next).min(),
             self.ledger.next_deadline(),
             self.outbox.next_deadline(),
+            self.hearing.next(now),
         ]
         .into_iter()
         .flatten()

@@ -105,11 +105,16 @@ impl Question {
     fn takes(&self, event: &AuditEvent) -> bool {
         let in_time = event.at >= self.seen_at.minus(BEFORE) && event.at <= self.seen_at.plus(SKEW);
         let versions = match (&self.version, &event.version) {
-            (Some(asked), Some(told)) => asked.ends_with(told.as_str()) || told.ends_with(asked.as_str()),
+            (Some(asked), Some(told)) => last_part(asked) == last_part(told),
             (Some(_) | None, Some(_) | None) => true,
         };
         in_time && versions && event.changes() && self.asks.explained_by(event.meaning)
     }
+}
+
+/// `3` of `.../cryptoKeyVersions/3`.
+fn last_part(version: &str) -> &str {
+    version.rsplit('/').next().unwrap_or(version)
 }
 
 /// One time of trouble of a key, from its first refused look on, for the latencies.
@@ -123,6 +128,17 @@ pub struct Episode {
     pub changed_at: Option<Wall>,
     /// Stages counted from the provider's time: detect, confirm, apply.
     pub counted: [bool; 3],
+    /// First good look after it.
+    pub returned_at: Option<Wall>,
+    pub ended: bool,
+}
+
+impl Episode {
+    #[must_use]
+    pub fn begin(id: String, first_refused: Wall) -> Self {
+        let counted = [false; 3];
+        Self { id, first_refused, confirmed: None, applied: None, changed_at: None, counted, returned_at: None, ended: false }
+    }
 }
 
 /// What was heard of one key.

@@ -12,6 +12,7 @@ use crate::key::WorkspaceId;
 use crate::time::Span;
 use crate::words::{FeatureClass, Role};
 
+mod audit;
 mod budget;
 mod gather;
 mod keys;
@@ -99,7 +100,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         brake: brake(sheet),
         features: features(sheet),
         workspaces,
-        audit: notices::audit(sheet, &providers),
+        audit: audit::audit(sheet, &providers),
         reports: notices::reports(sheet, &receivers),
         receivers,
         routes,

@@ -25,12 +25,14 @@ use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Unwrapped
 use crate::time::{Span, Wall};
 use crate::words::{FailureKind, ProviderKind};
 
+mod audit;
 mod errors;
 mod facts;
 mod identity;
 mod vaults;
 mod wire;
 
+pub use audit::LogSignIn;
 pub use identity::AzureIdentity;
 pub use vaults::{CALL_MARK, MARK};
 pub use wire::{NameFault, Names, SystemNames};

@@ -77,6 +77,21 @@ pub const fn condition(kind: FailureKind) -> &'static str {
     }
 }
 
+/// Who did it, as an audit log tells it: `DisableKey by NAME from ADDRESS at TIME (event ID).`
+#[must_use]
+pub fn done_by(event: &crate::audit::AuditEvent) -> String {
+    let actor = event.actor.name().map_or_else(|| "somebody the log does not name".to_owned(), str::to_owned);
+    let bare = if event.actor.is_opaque() { " (an id that has no name: the principal may be deleted)" } else { "" };
+    let from = event.actor.address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
+    format!("{} by {actor}{bare}{from} at {} (event {}).", event.name, event.at, event.id)
+}
+
+/// The follow-up when a name comes after the transition was told.
+#[must_use]
+pub fn attributed(asked: EventType, event: &crate::audit::AuditEvent) -> String {
+    format!("To what was told before ({}): {}", happened(asked), done_by(event))
+}
+
 /// One sentence: what was seen.
 #[must_use]
 pub fn sentence(facts: &Facts<'_>) -> String {

@@ -2,6 +2,7 @@
 //! The start, in the only safe order: configuration, secrets, store, stored locks published, then
 //! doors. Nothing is served before stored locks stand, and a start that cannot be safe is refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub enum Fault {
     Providers(#[from] ProvidersError),
     #[error("{0}")]
     Receivers(#[from] ReceiversError),
+    #[error("{0}")]
+    Audit(String),
     #[error("server.tls: {0}")]
     Tls(#[from] TlsFault),
     #[error("store.url: {0}")]
@@ -69,7 +72,7 @@ impl Fault {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
+            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Audit(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
             Self::Store { .. } | Self::Lost { .. } | Self::Replaced { .. } => 74,
             Self::Listen { .. } | Self::Socket(_) | Self::Runtime(_) => 1,
         }
@@ -105,11 +108,13 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     }
     let opened = Providers::open(&config, None).await?;
     let receivers = receivers(&config)?;
+    crate::run::audit::check(&config).map_err(Fault::Audit)?;
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,
     };
     let (store, spool, restored, lost) = open_store(&config).await?;
+    let cursors = crate::run::audit::stored_cursors(&restored.meta);
     let start = Start { store_lost: lost, config_error: chosen.error.clone(), config_text: None };
     let now = clock::now();
     let published = Published::default();
@@ -167,7 +172,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
     };
-    serve(handle, store, app, reloader, Doors { listener, socket, tls }, signals).await
+    serve(handle, store, app, reloader, Doors { listener, socket, tls, cursors }, signals).await
 }
 
 /// What callers come in by, bound and not served yet.
@@ -175,6 +180,8 @@ struct Doors {
     listener: tokio::net::TcpListener,
     socket: ControlSocket,
     tls: Option<SharedTls>,
+    /// Where the audit sources are read on from.
+    cursors: BTreeMap<String, crate::audit::Cursor>,
 }
 
 async fn serve(
@@ -182,7 +189,7 @@ async fn serve(
     store: Arc<SqliteStore>,
     app: App,
     reloader: Arc<Reloader>,
-    Doors { listener, socket, tls }: Doors,
+    Doors { listener, socket, tls, cursors }: Doors,
     signals: Signals,
 ) -> Result<(), Fault> {
     let (closing, closed) = flag::channel(false);
@@ -191,6 +198,8 @@ async fn serve(
     };
     tracing::info!(address = %listener.local_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()), "serving");
     let tcp = tokio::spawn(serve_tcp(listener, tls, app.clone(), Limits::default(), until(closed.clone())));
+    let readers = crate::run::audit::run(Arc::clone(&app.config), handle.asks.clone(), Arc::clone(&app.metrics), cursors, closed.clone());
+    let readers = tokio::spawn(readers);
     let unix = tokio::spawn(serve_socket(socket, app, Limits::default(), until(closed)));
     let calendar = calendar::start(Arc::clone(&reloader.config), handle.asks.clone()).await;
     supervise::ready();
@@ -205,7 +214,7 @@ async fn serve(
     let _ = handle.stop.send(true);
     let joined = tokio::task::spawn_blocking(move || handle.thread.join()).await;
     let _ = closing.send(true);
-    let _ = tokio::join!(tcp, unix);
+    let _ = tokio::join!(tcp, unix, readers);
     store.close().await;
     match joined {
         Ok(Ok(())) => Ok(()),

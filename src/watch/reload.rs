@@ -66,6 +66,7 @@ impl Watch {
         self.windows.remove(&(cell.window, ix));
         self.by_id.remove(&cell.key.id);
         self.by_name.remove(&cell.name);
+        self.hearing.renamed();
         for ws in self.workspaces.values_mut() {
             ws.bound.retain(|name| *name != cell.name);
         }

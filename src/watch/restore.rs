@@ -74,6 +74,7 @@ impl Watch {
         for (key, _) in rows {
             watch.ledger.open.commit.keys.push(crate::journal::KeyRow { key, shard: Shard(0), state: None });
         }
+        watch.restore_settling();
         watch.relapse_spooled(now, &unwritten);
         watch.stand_by_orders(now);
         watch.mark_orphans(now);
@@ -117,6 +118,7 @@ impl Watch {
             shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
+            hearing: crate::watch::hearing::Hearing::default(),
         }
     }
 
@@ -132,6 +134,8 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
+            } else if let Some(source) = name.strip_prefix("audit:") {
+                self.hearing.sources.insert(source.to_owned(), from_text(text).unwrap_or_default());
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);
@@ -218,6 +222,7 @@ impl Watch {
         let cell = KeyCell::new(Arc::clone(&key), policy, now);
         self.by_id.insert(key.id.clone(), ix);
         self.by_name.insert(cell.name.clone(), ix);
+        self.hearing.renamed();
         self.bind(&cell, now);
         self.cells.insert(ix, cell);
         ix
@@ -258,6 +263,7 @@ impl Watch {
             target.pinned = Some(pinned.as_str().into());
             key.target = Arc::new(target);
             cell.key = Arc::new(key);
+            self.hearing.renamed();
         }
     }
 
