@@ -21,7 +21,7 @@ use crate::journal::JournalQuery;
 use crate::key::{KeyId, KeyVersion};
 use crate::metrics::RefusedReason;
 use crate::operate::{Action, RefusalSlug, Reply};
-use crate::snapshot::KeyView;
+use crate::snapshot::{AuditView, KeyView};
 use crate::words::{LegOutcome, StateWord, VerdictWord};
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -119,6 +119,14 @@ fn failure(view: &KeyView) -> Option<String> {
     ))
 }
 
+/// The journal of a key, and which audit logs were read for it.
+#[derive(Serialize)]
+struct History<T, N> {
+    items: Vec<T>,
+    next: N,
+    audit: Vec<AuditView>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct HistoryQuery {
     limit: Option<u32>,
@@ -143,7 +151,12 @@ pub async fn history(
         }
     }
     let limit = u32::try_from(limit).unwrap_or(1);
-    Ok(Json(journal(&doors, &JournalQuery { limit, ..ask }).await?).into_response())
+    let page = journal(&doors, &JournalQuery { limit, ..ask }).await?;
+    let provider = snapshot.keys.get(&key).map(|view| view.provider.clone());
+    // Beside the timeline: what could be heard at all, so that silence is not read as an absence.
+    let of_key = |view: &&AuditView| provider.as_ref().is_none_or(|provider| *provider == view.provider);
+    let audit: Vec<AuditView> = snapshot.daemon.audit.iter().filter(of_key).cloned().collect();
+    Ok(Json(History { items: page.items, next: page.next, audit }).into_response())
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]

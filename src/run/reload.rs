@@ -41,6 +41,7 @@ impl Reloader {
         let old = self.config.load_full();
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
+        crate::run::audit::check(&loaded.config)?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
         let certificate = match (&self.tls, &loaded.config.server.tls) {
             (Some(shared), Some(tls)) => Some((shared, Arc::new(server_config(tls).map_err(|e| e.to_string())?))),

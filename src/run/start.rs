@@ -99,6 +99,12 @@ fn choose(options: &RunOptions, last_good: &LastGood) -> Result<Chosen, Fault> {
     }
 }
 
+/// Receivers, and the secrets of audit sources: a missing one ends the start and is named.
+fn outward(config: &Config) -> Result<crate::run::effects::ReceiverMap, Fault> {
+    crate::run::audit::check(config).map_err(Fault::Audit)?;
+    Ok(receivers(config)?)
+}
+
 pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let last_good = LastGood::beside(&options.config_path);
     let chosen = choose(&options, &last_good)?;
@@ -107,8 +113,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         tracing::warn!("{warning}");
     }
     let opened = Providers::open(&config, None).await?;
-    let receivers = receivers(&config)?;
-    crate::run::audit::check(&config).map_err(Fault::Audit)?;
+    let receivers = outward(&config)?;
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,

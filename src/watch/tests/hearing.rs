@@ -28,7 +28,7 @@ fn tell(bench: &mut Bench, events: Vec<AuditEvent>) {
 }
 
 fn records(bench: &Bench, event: EventType) -> Vec<crate::journal::Record> {
-    bench.disk.records.iter().cloned().filter(|r| r.event == event).collect()
+    bench.disk.records.iter().filter(|r| r.event == event).cloned().collect()
 }
 
 #[test]
@@ -220,7 +220,9 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-type Decided = Vec<(u64, Vec<(Access, u64, usize)>, Vec<(StateWord, Option<HeldBy>)>, bool)>;
+/// Time, workspaces (access, sequence, locks), keys, brake.
+type Shown = (u64, Vec<(Access, u64, usize)>, Vec<(StateWord, Option<HeldBy>)>, bool);
+type Decided = Vec<Shown>;
 
 fn play(moves: &[Move], audit: bool) -> Decided {
     let keys: String = KEYS.iter().map(|id| key(id, &format!("\"w{id}\""), "default")).collect();
@@ -262,7 +264,7 @@ fn play(moves: &[Move], audit: bool) -> Decided {
     decided
 }
 
-fn shown(bench: &Bench) -> (u64, Vec<(Access, u64, usize)>, Vec<(StateWord, Option<HeldBy>)>, bool) {
+fn shown(bench: &Bench) -> Shown {
     let workspaces = bench.workspaces.values().map(|ws| (ws.access, ws.sequence.0, ws.locks.len())).collect();
     let keys = bench.keys.values().map(|key| (key.state, key.held_by)).collect();
     (bench.now.mono.0, workspaces, keys, bench.engaged)
