@@ -215,11 +215,22 @@ impl Reader {
     async fn failed(&mut self, fault: AuditFault) -> Span {
         tracing::warn!(source = self.source.name, %fault, "an audit source could not be read");
         self.desk.metrics.audit_fault(&self.source.name, fault.kind);
+        self.begin_window_again(fault.kind);
         let told = Told { source: self.source.name.clone(), trouble: Some(fault), ..Told::default() };
         if let Err(why) = self.tell(told).await {
             tracing::warn!(source = self.source.name, why, "the trouble of an audit source could not be noted");
         }
         self.back_off()
+    }
+
+    /// A page's token that is refused will be refused for ever: the window is read from its beginning.
+    fn begin_window_again(&self, kind: AuditTrouble) {
+        if matches!(kind, AuditTrouble::Misconfigured | AuditTrouble::Malformed) {
+            let mut cursors = self.desk.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(cursor) = cursors.get_mut(&self.source.name) {
+                (cursor.window, cursor.page) = (None, None);
+            }
+        }
     }
 
     fn back_off(&mut self) -> Span {
