@@ -12,6 +12,7 @@ mod probing;
 mod reload;
 mod restore;
 mod seen;
+mod sending;
 mod tell;
 mod versions;
 mod views;

@@ -9,7 +9,7 @@ use crate::audit::{AuditEvent, Cursor, Gap, Told, is_opaque, subject};
 use crate::config::AuditSource;
 use crate::key::KeyId;
 use crate::lifecycle::KeyState;
-use crate::notify::compose;
+use crate::notify::{Notice, compose};
 use crate::operate::{Refusal, RefusalSlug};
 use crate::schedule::KeyIx;
 use crate::snapshot::AuditView;
@@ -450,4 +450,12 @@ fn details(event: &AuditEvent) -> Vec<(&'static str, String)> {
     detail.extend(event.version.clone().map(|text| ("event_version", text)));
     detail.extend(event.error.clone().map(|text| ("error", text)));
     detail
+}
+
+/// A notice names the actor where an audit log has told.
+pub(super) fn name_actor(notice: &mut Notice, why: &Explained) {
+    if let Some(event) = &why.cause {
+        notice.actor = notice.actor.take().or_else(|| event.actor.name().map(str::to_owned));
+        notice.message = format!("{} {}", notice.message, compose::done_by(event));
+    }
 }

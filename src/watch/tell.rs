@@ -12,14 +12,14 @@ use crate::lifecycle::{Finding, KeyState};
 use crate::lockout::Orders;
 use crate::notify::about::severity_of;
 use crate::notify::compose::{self, Facts};
-use crate::notify::{Delivery, Notice, NoticeId};
+use crate::notify::{Notice, NoticeId};
 use crate::schedule::KeyIx;
 use crate::time::{Now, Span, Wall};
 use crate::verdict::{Direction, Stated};
-use crate::watch::hearing::Explained;
+use crate::watch::Watch;
+use crate::watch::hearing::{Explained, name_actor};
 use crate::watch::seen::day;
 use crate::watch::workspaces::Changed;
-use crate::watch::{Count, Effects, Watch};
 use crate::words::{Access, Cause, Code, EventType, FailureKind, FeatureClass, ProviderKind, Sequence, Severity, StateWord};
 
 /// The outward code of a cause (SETTLED D2).
@@ -484,44 +484,6 @@ impl Watch {
 
     pub(super) fn record_clock_step(&mut self, now: Now, by_ms: i64) {
         self.record(now, EventType::ClockStepped, None, None, [("by_ms", by_ms.to_string())]);
-    }
-
-    pub(super) fn start_sends(&mut self, now: Now, out: &mut Effects) {
-        let due = self.outbox.due(now);
-        self.write_rows(due.rows);
-        self.counts.extend(due.counts.into_iter().map(|(receiver, counts)| Count::Notices { receiver, counts }));
-        self.daemon_dirty |= !due.orders.is_empty();
-        out.sends.extend(due.orders);
-        for receiver in due.failing {
-            self.tell_failing(now, &receiver);
-        }
-    }
-
-    pub(super) fn sent(&mut self, now: Now, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery) {
-        let sent = self.outbox.sent(receiver, id, delivery, now);
-        self.write_rows(sent.rows);
-        self.daemon_dirty = true;
-        if !sent.counts.is_zero() {
-            self.counts.push_back(Count::Notices { receiver: receiver.clone(), counts: sent.counts });
-        }
-        if sent.became_failing {
-            self.tell_failing(now, receiver);
-        }
-    }
-
-    fn tell_failing(&mut self, now: Now, receiver: &ReceiverId) {
-        let facts = Facts::of(EventType::ReceiverFailing, receiver.as_str(), ProviderKind::Local);
-        let text = compose::sentence(&facts);
-        let others: Vec<ReceiverId> = self.config.receivers.keys().filter(|id| *id != receiver).cloned().collect();
-        self.tell_daemon(now, EventType::ReceiverFailing, Severity::Critical, &text, Some(&others));
-    }
-}
-
-/// A notice names the actor where an audit log has told.
-fn name_actor(notice: &mut Notice, why: &Explained) {
-    if let Some(event) = &why.cause {
-        notice.actor = notice.actor.take().or_else(|| event.actor.name().map(str::to_owned));
-        notice.message = format!("{} {}", notice.message, compose::done_by(event));
     }
 }
 

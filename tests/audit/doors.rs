@@ -161,7 +161,7 @@ impl Issuer {
         let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let jwk = json!({"kty": "EC", "crv": "P-256", "kid": "k1", "alg": "ES256", "use": "sig", "x": part(&point[1..33]), "y": part(&point[33..65])});
         let server = https::http(https::handler(move |_| https::Reply::json(200, &json!({"keys": [jwk]})))).await;
-        Self { key: EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap(), server }
+        Self { key: EncodingKey::from_ec_der(&pair.serialize_der()), server }
     }
     fn sign(&self, kid: &str, claims: &Value) -> String {
         let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::ES256) };
