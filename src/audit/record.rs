@@ -52,6 +52,8 @@ pub fn cloudtrail(record: &Value) -> Option<AuditEvent> {
     let mut subjects: Vec<String> = resources.iter().filter_map(|r| text(r, &["ARN"])).filter_map(subject::aws_arn).collect();
     let named = [
         "requestParameters.keyId",
+        // Emulators write the request's own spelling.
+        "requestParameters.KeyId",
         "requestParameters.targetKeyId",
         "requestParameters.aliasName",
         "requestParameters.aliasArn",

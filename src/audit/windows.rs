@@ -39,7 +39,12 @@ impl Windows {
             Some(token) if cursor.page.as_ref() != Some(&token) => {
                 (Cursor { until: cursor.until, window: Some(window), page: Some(token) }, true)
             }
-            Some(_) | None => (Cursor { until: Some(window.to), window: None, page: None }, window.to < now.minus(Span::from_secs(1))),
+            // A window that was cut to its length is followed at once; one that reached the present is not,
+            // however long its pages took.
+            Some(_) | None => {
+                let cut = window.to.since(window.from) >= self.longest && window.to < now.minus(Span::from_secs(1));
+                (Cursor { until: Some(window.to), window: None, page: None }, cut)
+            }
         }
     }
 }
