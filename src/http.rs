@@ -31,8 +31,10 @@ pub mod client;
 pub mod hints;
 pub mod input;
 pub mod keys;
+pub mod ofrep;
 pub mod page;
 pub mod problem;
+pub mod registration;
 pub mod serve;
 pub mod socket;
 pub mod stall;
@@ -106,6 +108,10 @@ pub struct Limits {
     pub hint_bytes: usize,
     /// Validations that may wait at the same time.
     pub validations: usize,
+    /// Event streams of OFREP that may be open at the same time.
+    pub flag_streams: usize,
+    /// Silence on such a stream before a heartbeat.
+    pub heartbeat: Duration,
     /// What requests under way get at the end.
     pub grace: Duration,
 }
@@ -120,6 +126,8 @@ impl Default for Limits {
             body_bytes: 64 * 1024,
             hint_bytes: 512 * 1024,
             validations: 64,
+            flag_streams: 1024,
+            heartbeat: Duration::from_secs(15),
             grace: Duration::from_secs(10),
         }
     }
@@ -132,6 +140,8 @@ pub struct Doors {
     pub limits: Limits,
     validations: Arc<Semaphore>,
     hints: hints::Hints,
+    flag_streams: Arc<Semaphore>,
+    tickets: Arc<ofrep::ticket::Tickets>,
 }
 
 impl Doors {
@@ -149,7 +159,14 @@ pub fn router(app: App) -> Router {
 
 /// The router with other limits.
 pub fn router_with(app: App, limits: Limits) -> Router {
-    let doors = Doors { app, limits, validations: Arc::new(Semaphore::new(limits.validations)), hints: hints::Hints::default() };
+    let doors = Doors {
+        app,
+        limits,
+        validations: Arc::new(Semaphore::new(limits.validations)),
+        flag_streams: Arc::new(Semaphore::new(limits.flag_streams)),
+        hints: hints::Hints::default(),
+        tickets: Arc::new(ofrep::ticket::Tickets::new()),
+    };
     // Gate questions do no I/O and read no body: they go without timer and without its allocation.
     let gate = Router::new()
         .route("/v1/authz", any(authz::authz).trace(authz::not_by_trace))
@@ -162,7 +179,7 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/lock", post(workspaces::lock))
         .route("/v1/workspaces/{ws}/unlock", post(workspaces::unlock))
         .route("/v1/keys", get(keys::list))
-        .route("/v1/keys/{id}", get(keys::one))
+        .route("/v1/keys/{id}", get(keys::one).put(registration::put).delete(registration::delete))
         .route("/v1/keys/{id}/validate", post(keys::validate))
         .route("/v1/keys/{id}/history", get(keys::history))
         .route("/v1/keys/{id}/retire", post(keys::retire))
@@ -174,6 +191,10 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/reload", post(status::reload))
         .route("/v1/receivers/{name}/test", post(status::test_receiver))
         .route("/v1/activity", get(status::activity))
+        .route("/ofrep/v1/evaluate/flags", post(ofrep::bulk))
+        .route("/ofrep/v1/evaluate/flags/{flag}", post(ofrep::one))
+        .route("/ofrep/v1/configuration", get(ofrep::configuration))
+        .route("/ofrep/v1/stream", get(ofrep::stream::stream))
         .route("/metrics", get(status::metrics))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))

@@ -55,6 +55,7 @@ label! {
         NoToken = "no_token", BadToken = "bad_token", WrongRole = "wrong_role", OperateNeedsToken = "operate_needs_token",
         Host = "host", Origin = "origin", MediaType = "media_type", BodyTooLarge = "body_too_large", Busy = "busy",
         TooMany = "too_many", RequestTimeout = "request_timeout", Connections = "connections", SlowClient = "slow_client", Tls = "tls",
+        HeadTooLarge = "head_too_large", Malformed = "malformed",
     }
 }
 

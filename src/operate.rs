@@ -49,6 +49,15 @@ pub enum Action {
         key: KeyId,
         reason: String,
     },
+    /// Registers a key, or gives a registered one other fields. Only the core judges it.
+    PutKey {
+        key: Box<crate::config::raw::Key>,
+    },
+    /// Takes back a registration by the API; refused while the key locks, unless its locks may stay.
+    DeleteKey {
+        key: KeyId,
+        keep_lock: bool,
+    },
     /// The newly loaded and already validated configuration.
     Reload {
         config: Arc<Config>,
@@ -78,6 +87,8 @@ pub enum Reply {
     Done,
     Workspace(Arc<WorkspaceView>),
     Key(Arc<KeyView>),
+    /// A key that was not registered before.
+    Registered(Arc<KeyView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
     /// How many registered keys the events spoke of.
@@ -113,6 +124,8 @@ pub enum RefusalSlug {
     KeyLocks,
     /// 409: the brake is not engaged.
     NotEngaged,
+    /// 409: the version that new data is wrapped under cannot be retired.
+    CurrentVersion,
     /// 422: an override longer than 24 h, an empty reason.
     Invalid,
     /// 503: the journal could not be written, and an unlock needs it.

@@ -88,7 +88,15 @@ impl Providers {
         let mut opened = BTreeMap::new();
         let mut faults = Vec::new();
         for (id, provider) in &config.providers {
-            if only.is_some_and(|only| only != id) || targets(config, id).is_empty() {
+            if only.is_some_and(|only| only != id) {
+                continue;
+            }
+            if targets(config, id).is_empty() {
+                // A key of it may come in by the API; until then its faults concern nobody.
+                let there = !matches!(&provider.detail, ProviderDetail::Local { path } if !Path::new(path).exists());
+                if there && let Ok(kms) = open(config, provider).await {
+                    opened.insert(id.clone(), kms);
+                }
                 continue;
             }
             match open(config, provider).await {

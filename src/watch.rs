@@ -4,11 +4,13 @@
 
 mod cell;
 mod control;
+mod credentials;
 mod hearing;
 mod judging;
 mod ledger;
 mod operators;
 mod probing;
+mod registering;
 mod reload;
 mod restore;
 mod seen;
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::config::check::Registered;
 use crate::journal::{Batch, Commit, Committed, Order, StoreFault};
 use crate::key::{KeyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::lockout::{Brake, KeyName};
@@ -165,6 +168,9 @@ pub struct Watch {
     outbox: Outbox,
     /// Ends of overrides.
     overrides: BTreeSet<(Wall, WorkspaceId)>,
+    /// Keys that came in by the API, as they were written.
+    registered: Registered,
+    credentials_told: BTreeMap<ProviderId, credentials::Told>,
     bugs: u64,
     would_lock: u64,
     store_failures: u64,
@@ -205,6 +211,7 @@ impl Watch {
         self.expire_windows(now);
         self.expire_overrides(now);
         self.release_brakes_in_time(now);
+        self.count_down_credentials(now);
         self.settle_names(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
@@ -230,6 +237,7 @@ impl Watch {
             self.in_flight.first().map(|(at, ..)| *at),
             self.windows.first().map(|(at, _)| *at),
             self.controls.values().filter_map(Control::next).min(),
+            self.next_credentials_mark(now),
             self.ledger.next_deadline(),
             self.outbox.next_deadline(),
             self.hearing.next(now),

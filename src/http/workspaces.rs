@@ -147,7 +147,7 @@ pub struct FeatureAnswer {
 
 /// Answers by the same decision as the gate.
 fn judge(view: &WorkspaceView, feature: &str, snapshot: &Snapshot, config: &Config, now: Now) -> Result<FeatureAnswer, Problem> {
-    let (class, known) = config.features.class(Some(feature));
+    let (class, known) = config.features_of(view.workspace.as_str()).class(Some(feature));
     let entry = authz::entry(view);
     let fresh_at = snapshot.fresh_at.ok_or_else(Problem::starting)?;
     let ask = |write| gate::decide(&entry, class, write, fresh_at, config.gate.max_age, now.mono);

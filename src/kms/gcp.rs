@@ -161,16 +161,16 @@ impl GcpKms {
         let session = self.session(key, stage).await?;
         let call = session.client.get_crypto_key().set_name(key.address()).with_user_agent(USER_AGENT);
         let found = call.send().await.map_err(|error| failed(&error, &self.ours))?;
-        let versions = match self.list(&session, key).await {
+        let (versions, versions_truncated) = match self.list(&session, key).await {
             Ok(versions) => versions,
             // The right to list is another one than the right to get: the primary is known without.
-            Err(refused) if refused.error.kind == FailureKind::AccessDenied => Vec::new(),
+            Err(refused) if refused.error.kind == FailureKind::AccessDenied => (Vec::new(), false),
             Err(other) => return Err(other),
         };
-        Ok(facts::facts(key.address(), &found, versions))
+        Ok(KeyFacts { versions_truncated, ..facts::facts(key.address(), &found, versions) })
     }
 
-    async fn list(&self, session: &Session, key: &KeyTarget) -> Result<Vec<CryptoKeyVersion>, Failed> {
+    async fn list(&self, session: &Session, key: &KeyTarget) -> Result<(Vec<CryptoKeyVersion>, bool), Failed> {
         let (mut versions, mut token) = (Vec::new(), String::new());
         for _ in 0..PAGES {
             let call = session.client.list_crypto_key_versions().set_parent(key.address()).set_page_size(PAGE);
@@ -179,11 +179,11 @@ impl GcpKms {
             versions.extend(page.crypto_key_versions);
             token = page.next_page_token;
             if token.is_empty() {
-                return Ok(versions);
+                return Ok((versions, false));
             }
         }
         tracing::warn!(key = key.address(), listed = versions.len(), "key has more versions than are looked at");
-        Ok(versions)
+        Ok((versions, true))
     }
 
     async fn name(&self, key: &KeyTarget, stage: &Stage) -> Result<Box<str>, Failed> {

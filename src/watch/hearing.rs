@@ -117,7 +117,7 @@ impl Watch {
         let cells = &self.cells;
         let names = self.hearing.names.get_or_insert_with(|| {
             let mut names: BTreeMap<String, BTreeSet<KeyIx>> = BTreeMap::new();
-            for (ix, cell) in cells {
+            for (ix, cell) in cells.iter().filter(|(_, cell)| cell.key.refused.is_none()) {
                 for name in subject::of_key(&cell.key.target.reference, cell.key.target.pinned.as_deref()) {
                     names.entry(name).or_default().insert(*ix);
                 }

@@ -15,7 +15,7 @@ use crate::words::{Access, By, Cause, EventType, FailureKind, Sequence, Severity
 const OVERRIDE_MAX: Span = Span::from_hours(24);
 const REASON_MAX: usize = 500;
 
-fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
+pub(super) fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
     Refusal { slug, detail: detail.into() }
 }
 
@@ -56,6 +56,14 @@ impl Watch {
             },
             Action::RetireKey { key, reason } => match self.retire_key(now, &key, &reason, &actor, out) {
                 Ok(view) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(view)), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::PutKey { key } => match self.put_key(now, *key, &actor, out) {
+                Ok(reply) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(reply)), true),
+                Err(refusal) => Err(refusal),
+            },
+            Action::DeleteKey { key, keep_lock } => match self.delete_key(now, &key, keep_lock, &actor, out) {
+                Ok(()) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false),
                 Err(refusal) => Err(refusal),
             },
             Action::Reload { config } => {
@@ -306,7 +314,7 @@ impl Watch {
         let cell = self.cells.get_mut(&ix).ok_or_else(|| refuse(RefusalSlug::UnknownKey, format!("unknown key `{key}`")))?;
         if cell.kept.current.as_ref() == Some(version) {
             return Err(refuse(
-                RefusalSlug::Invalid,
+                RefusalSlug::CurrentVersion,
                 format!("version `{version}` of key `{key}` is the current one and cannot be retired"),
             ));
         }

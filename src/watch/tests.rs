@@ -21,6 +21,7 @@ mod plan;
 mod hearing;
 mod knowing;
 mod locking;
+mod registering;
 mod storing;
 
 use cloud::{Cloud, Status};
