@@ -10,12 +10,13 @@ use crate::config::AuditSource;
 use crate::key::KeyId;
 use crate::lifecycle::KeyState;
 use crate::notify::{Notice, compose};
-use crate::operate::{Refusal, RefusalSlug};
+use crate::operate::{Refusal, RefusalSlug, Reply as Answer};
 use crate::schedule::KeyIx;
 use crate::snapshot::AuditView;
 use crate::time::{Mono, Now, Span, Wall};
+use crate::watch::ledger::Reply;
 use crate::watch::restore::to_text;
-use crate::watch::{Count, Watch};
+use crate::watch::{Count, Effects, Ticket, Watch};
 use crate::words::{AuditTrouble, EventType, FailureKind, Severity};
 use serde::{Deserialize, Serialize};
 
@@ -69,8 +70,15 @@ pub struct Explained {
 }
 
 impl Watch {
-    /// Takes what a source tells.
-    pub(super) fn told_by_audit(&mut self, now: Now, told: Told) -> Result<u32, Refusal> {
+    /// Takes what a source tells, and answers when it is on disk.
+    pub(super) fn take_told(&mut self, now: Now, ticket: Ticket, told: Told, out: &mut Effects) {
+        match self.told_by_audit(now, told) {
+            Ok(keys) => self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Heard(keys))), false),
+            Err(refusal) => out.replies.push((ticket, Err(refusal))),
+        }
+    }
+
+    fn told_by_audit(&mut self, now: Now, told: Told) -> Result<u32, Refusal> {
         let Some(source) = self.config.audit.iter().find(|source| source.name == told.source).cloned() else {
             let detail = format!("unknown audit source `{}`", told.source);
             return Err(Refusal { slug: RefusalSlug::Invalid, detail });

@@ -82,10 +82,7 @@ impl Watch {
                 );
                 Ok(Answer::Done)
             }
-            Action::Audit { told } => match self.told_by_audit(now, *told) {
-                Ok(keys) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Heard(keys))), false),
-                Err(refusal) => Err(refusal),
-            },
+            Action::Audit { told } => return self.take_told(now, ticket, *told, out),
             Action::TestReceiver { receiver } => match self.config.receivers.contains_key(&receiver) {
                 true => {
                     let text = format!("This is a test of receiver {receiver}, asked for by {actor}. Nothing is wrong.");
