@@ -129,6 +129,34 @@ To open the workspace in spite of it, for a time (24h at most), for this key and
         #[arg(long, requires = "overriding", value_name = "DURATION")]
         until: Option<Span>,
     },
+    /// Rehearse a revocation of a workspace, or of everything under a key
+    #[command(after_help = "\
+Notices, journal and measured latency take the whole way; every message begins with DRILL. Without
+--cut the gate stays open. A real lock during a drill locks, stays, and ends the drill.
+
+  cmek-watchdog drill wrkspc_acme --for 10m --reason \"quarterly rehearsal\"
+  cmek-watchdog drill acme-prod --cut --for 5m --reason \"agreed with the owner\"
+  cmek-watchdog drill --list                      list them, with when each stage happened
+  cmek-watchdog drill drl_1a2b_3 --end --reason \"seen enough\"")]
+    Drill {
+        /// A workspace or a key; with --end the drill's id
+        target: Option<String>,
+        /// How long, such as 10m; 1h at most
+        #[arg(long = "for", value_name = "DURATION", default_value = "15m", conflicts_with = "end")]
+        length: Span,
+        /// Really cut the access at gate and stream
+        #[arg(long, requires = "target", conflicts_with = "end")]
+        cut: bool,
+        /// End this drill now
+        #[arg(long, requires = "target")]
+        end: bool,
+        /// Why, for the journal and the notices
+        #[arg(long, value_parser = NonEmptyStringValueParser::new(), requires = "target", required_unless_present = "list")]
+        reason: Option<String>,
+        /// List drills
+        #[arg(long, conflicts_with = "target")]
+        list: bool,
+    },
     /// Make the daemon read its configuration again
     #[command(after_help = "\
 All or nothing: a bad file changes nothing, is told on stderr, and exits 78.")]
@@ -152,6 +180,11 @@ All or nothing: a bad file changes nothing, is told on stderr, and exits 78.")]
     Journal {
         #[command(subcommand)]
         act: JournalAct,
+    },
+    /// The safety vault: its keys, and wrapping its data keys anew
+    Vault {
+        #[command(subcommand)]
+        act: VaultAct,
     },
     /// Receivers of notices
     Receivers {
@@ -244,6 +277,18 @@ pub enum JournalAct {
         /// Only records after this sequence number
         #[arg(long, value_name = "N", default_value_t = 0)]
         after: u64,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum VaultAct {
+    /// How the vault stands: its keys as last seen, its rows, data keys to wrap anew
+    Status,
+    /// Wrap data keys anew that lie under an older key or version; goes on by itself too
+    Rewrap {
+        /// Every data key, also where no rotation shows
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -384,10 +429,12 @@ async fn perform(cli: &Cli) -> Result<Shown, CliError> {
         Command::Status { .. }
         | Command::Lock { .. }
         | Command::Unlock { .. }
+        | Command::Drill { .. }
         | Command::Reload
         | Command::Brake { .. }
         | Command::Version { .. }
         | Command::Key { .. }
+        | Command::Vault { .. }
         | Command::Receivers { .. } => daemon::ask(path, &cli.command).await,
     }
 }

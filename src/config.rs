@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::gate::{Features, FeaturesOf};
-use crate::key::{AssumeRole, KeyId, KeyTarget, PolicyId, ProviderId, ReceiverId, WorkspaceId};
+use crate::key::{AssumeRole, KeyId, KeyTarget, LeverId, PolicyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::policy::Policy;
 use crate::time::{Span, Wall};
 use crate::words::{ProviderKind, Role, Severity};
@@ -199,6 +199,44 @@ impl Default for Brake {
     }
 }
 
+/// How a deny-list file is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListFormat {
+    /// One workspace a line.
+    Lines,
+    /// A JSON array of workspaces.
+    Json,
+    /// Lines of an nginx `map`: `"WORKSPACE" 1;`.
+    Nginx,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LeverDetail {
+    /// Claude's Admin API: the workspace's API keys.
+    Claude {
+        base_url: String,
+        api_key: SecretRef,
+    },
+    Webhook {
+        url: UrlRef,
+        secret: SecretRef,
+    },
+    File {
+        path: String,
+        format: ListFormat,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeverConfig {
+    pub id: LeverId,
+    pub detail: LeverDetail,
+    /// Pulled for read-only workspaces too.
+    pub read_only: bool,
+    /// `owner` is never set.
+    pub matching: Match,
+}
+
 /// How an SMTP connection is protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SmtpSecurity {
@@ -381,6 +419,7 @@ pub struct Config {
     pub audit: Vec<AuditSource>,
     pub receivers: BTreeMap<ReceiverId, ReceiverConfig>,
     pub routes: Vec<Route>,
+    pub levers: BTreeMap<LeverId, LeverConfig>,
     pub cluster_lease: Span,
     pub heartbeat: Heartbeat,
     pub reports: Vec<Report>,

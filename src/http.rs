@@ -23,11 +23,13 @@ use crate::metrics::{Metrics, RefusedReason};
 use crate::operate::{Answered, Operation};
 use crate::published::Published;
 use crate::time::{Mono, Span};
+use crate::vault::desk::Vault;
 
 pub mod access;
 pub mod ask;
 pub mod authz;
 pub mod client;
+pub mod drills;
 pub mod hints;
 pub mod input;
 pub mod keys;
@@ -35,6 +37,7 @@ pub mod ofrep;
 pub mod page;
 pub mod problem;
 pub mod registration;
+pub mod safety;
 pub mod serve;
 pub mod socket;
 pub mod stall;
@@ -90,6 +93,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     pub reload: Arc<dyn Reload>,
     pub health: Arc<Health>,
+    /// Safety metadata; `None` only where there is no store for it.
+    pub vault: Option<Arc<Vault>>,
 }
 
 /// Bounds of the doors. The defaults are the contract; tests use shorter ones.
@@ -178,6 +183,14 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/features/{feature}", get(workspaces::feature))
         .route("/v1/workspaces/{ws}/lock", post(workspaces::lock))
         .route("/v1/workspaces/{ws}/unlock", post(workspaces::unlock))
+        .route("/v1/workspaces/{ws}/safety-metadata", get(safety::list))
+        .route("/v1/workspaces/{ws}/safety-metadata/{record}", get(safety::one).put(safety::put))
+        .route("/v1/workspaces/{ws}/preservations", get(safety::preservations).post(safety::preserve))
+        .route("/v1/workspaces/{ws}/preservations/{id}", get(safety::preservation))
+        .route("/v1/vault", get(safety::vault))
+        .route("/v1/vault/rewrap", post(safety::rewrap))
+        .route("/v1/drills", get(drills::list).post(drills::start))
+        .route("/v1/drills/{id}/end", post(drills::end))
         .route("/v1/keys", get(keys::list))
         .route("/v1/keys/{id}", get(keys::one).put(registration::put).delete(registration::delete))
         .route("/v1/keys/{id}/validate", post(keys::validate))

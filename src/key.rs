@@ -93,6 +93,10 @@ name!(
     ReceiverId, "receiver", "._-", "`._-`"
 );
 name!(
+    /// A configured lever.
+    LeverId, "lever", "._-", "`._-`"
+);
+name!(
     /// A named policy.
     PolicyId, "policy", "._-", "`._-`"
 );

@@ -22,8 +22,10 @@ pub mod gate;
 pub mod snapshot;
 pub mod notify;
 pub mod journal;
+pub mod vault;
 pub mod config;
 pub mod lockout;
+pub mod lever;
 pub mod operate;
 pub mod watch;
 

@@ -3,13 +3,16 @@
 //! socket and command line. Shapes only; the core decides.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::audit::Told;
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
-use crate::snapshot::{KeyView, WorkspaceView};
+use crate::snapshot::{DrillView, KeyView, WorkspaceView};
 use crate::time::Span;
+use crate::vault::wraps::KeyRole;
+use crate::words::EventType;
 
 /// One request of an operator. `actor` says who: token name, or `uid:NAME` on the control socket.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,6 +61,19 @@ pub enum Action {
         key: KeyId,
         keep_lock: bool,
     },
+    /// Rehearses a revocation of a workspace or of everything under a key.
+    Drill {
+        /// Id of a workspace or of a key.
+        target: String,
+        length: Span,
+        cut: bool,
+        reason: String,
+    },
+    /// Ends a drill before its time.
+    EndDrill {
+        id: String,
+        reason: String,
+    },
     /// The newly loaded and already validated configuration.
     Reload {
         config: Arc<Config>,
@@ -74,6 +90,19 @@ pub enum Action {
     Audit {
         told: Box<Told>,
     },
+    /// One activity event of a workspace; answered when it is stored.
+    Journal {
+        event: EventType,
+        workspace: WorkspaceId,
+        event_id: Option<String>,
+        detail: BTreeMap<String, String>,
+    },
+    /// A key of the vault fails or works again; told once each way, over restarts too.
+    VaultKey {
+        role: KeyRole,
+        failing: bool,
+        text: String,
+    },
     /// A calendar job's notice to the given receivers.
     Report {
         name: String,
@@ -89,6 +118,7 @@ pub enum Reply {
     Key(Arc<KeyView>),
     /// A key that was not registered before.
     Registered(Arc<KeyView>),
+    Drill(Arc<DrillView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
     /// How many registered keys the events spoke of.
@@ -122,6 +152,10 @@ pub enum RefusalSlug {
     FileManaged,
     /// 409
     KeyLocks,
+    /// 404
+    UnknownDrill,
+    /// 409: a drill of this workspace is under way, or it is locked for real.
+    NotOpen,
     /// 409: the brake is not engaged.
     NotEngaged,
     /// 409: the version that new data is wrapped under cannot be retired.

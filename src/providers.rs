@@ -20,8 +20,12 @@ use crate::kms::local::{LocalKms, LocalKmsError, LocalKmsFile};
 use crate::secrets::{self, SecretError};
 use crate::time::{Span, Wall};
 
+mod levers;
 mod receivers;
+mod vault;
+pub use levers::{LeverFault, LeverMap, LeversError, levers};
 pub use receivers::{ReceiverFault, ReceiversError, receivers};
+pub use vault::vault_keys;
 
 /// What one call may take where no policy says more.
 const CALL_TIMEOUT: Span = Span::from_secs(10);

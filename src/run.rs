@@ -155,6 +155,7 @@ impl Loop {
         if stopping {
             out.probes.clear();
             out.sends.clear();
+            out.levers.clear();
         }
         self.effects.perform(out);
         // Last: who is answered finds what was answered at every door.

@@ -3,14 +3,18 @@
 //! and command line, so that they tell the same state. Shapes only; nothing is decided here.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::audit::Gap;
-use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
+use crate::key::{KeyId, KeyVersion, LeverId, ProviderId, ReceiverId, WorkspaceId};
 use crate::kms::RotationFact;
 use crate::probe::LegResult;
 use crate::time::{Mono, Wall};
-use crate::words::{Access, AuditTrouble, By, Cause, Code, FailureKind, HeldBy, ProviderKind, Release, Sequence, StateWord, VerdictWord};
+use crate::words::{
+    Access, AuditTrouble, By, Cause, Code, FailureKind, HeldBy, LeverAct, LeverState, ProviderKind, Release, Sequence, StateWord,
+    VerdictWord,
+};
 
 /// One version of a key as shown.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -116,6 +120,43 @@ pub struct OverrideView {
     pub actor: String,
 }
 
+/// One lever of one workspace.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LeverView {
+    pub lever: LeverId,
+    /// What it is to do: a lock pulls it, an unlock undoes it.
+    pub act: LeverAct,
+    pub state: LeverState,
+    pub error: Option<String>,
+    pub at: Wall,
+    /// Paths that stay open although it is pulled, or what an undo left as it found it.
+    pub left: Vec<String>,
+}
+
+/// A rehearsed revocation: what was ordered, and when each stage happened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DrillView {
+    pub id: String,
+    /// The key whose revocation is rehearsed; absent if one workspace was named.
+    pub key: Option<KeyId>,
+    pub workspaces: Vec<WorkspaceId>,
+    /// Whether access is really lowered at gate and stream.
+    pub cut: bool,
+    pub reason: String,
+    pub actor: String,
+    pub ordered_at: Wall,
+    pub until: Wall,
+    /// When the order was in the journal.
+    pub stored_at: Option<Wall>,
+    /// When the gate showed it.
+    pub applied_at: Option<Wall>,
+    /// Receivers that were to be told, and when each took the notice.
+    pub notices: BTreeMap<ReceiverId, Option<Wall>>,
+    pub ended_at: Option<Wall>,
+    /// `time`, `operator` or `overtaken` (a real lock came).
+    pub ended_by: Option<String>,
+}
+
 /// One workspace: `GET /v1/workspaces/{ws}`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct WorkspaceView {
@@ -138,6 +179,23 @@ pub struct WorkspaceView {
     pub durable: bool,
     /// In shadow mode or while held: what this workspace would have.
     pub would_access: Option<Access>,
+    pub levers: Vec<LeverView>,
+    /// The drill under way, if any; it is no lock.
+    pub drill: Option<DrillView>,
+}
+
+impl WorkspaceView {
+    /// A lock of which a lever failed: the gate refuses, and some other path is open.
+    #[must_use]
+    pub fn lock_incomplete(&self) -> bool {
+        self.levers.iter().any(|lever| lever.act == LeverAct::Pull && lever.state == LeverState::Failed)
+    }
+
+    /// An unlock that waits for a lever that failed.
+    #[must_use]
+    pub fn unlock_incomplete(&self) -> bool {
+        self.levers.iter().any(|lever| lever.act == LeverAct::Undo && lever.state == LeverState::Failed)
+    }
 }
 
 /// One provider as shown in status and metrics.
@@ -168,6 +226,8 @@ pub struct DaemonView {
     pub would_lock_total: u64,
     pub store_write_failures: u64,
     pub outbox: Vec<OutboxView>,
+    /// Drills under way, and the last that ended.
+    pub drills: Vec<DrillView>,
     #[serde(default)]
     pub audit: Vec<AuditView>,
 }

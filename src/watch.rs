@@ -5,9 +5,11 @@
 mod cell;
 mod control;
 mod credentials;
+mod drills;
 mod hearing;
 mod judging;
 mod ledger;
+mod levers;
 mod operators;
 mod probing;
 mod registering;
@@ -26,7 +28,8 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::config::check::Registered;
 use crate::journal::{Batch, Commit, Committed, Order, StoreFault};
-use crate::key::{KeyId, ProviderId, ReceiverId, WorkspaceId};
+use crate::key::{KeyId, LeverId, ProviderId, ReceiverId, WorkspaceId};
+use crate::lever::{LeverOrder, Levers, Outcome};
 use crate::lockout::{Brake, KeyName};
 use crate::notify::outbox::{Counts, Outbox, SendOrder};
 use crate::notify::{Delivery, NoticeId};
@@ -36,6 +39,7 @@ use crate::schedule::KeyIx;
 use crate::schedule::lanes::Lanes;
 use crate::snapshot::{Change, ProviderView};
 use crate::time::{Mono, Now, Span, Wall};
+use crate::vault::wraps::KeyRole;
 use crate::words::{FailureKind, Leg, LegOutcome};
 
 use cell::KeyCell;
@@ -89,6 +93,13 @@ pub enum Event {
         id: NoticeId,
         delivery: Delivery,
     },
+    /// A lever has moved, or has not.
+    Pulled {
+        lever: LeverId,
+        workspace: WorkspaceId,
+        attempt: u64,
+        outcome: Outcome,
+    },
 }
 
 /// A probe to run.
@@ -141,6 +152,8 @@ pub struct Effects {
     /// Every lock of the spool is on disk now.
     pub spool_clear: bool,
     pub probes: Vec<ProbeOrder>,
+    /// After what is published: the gate is first.
+    pub levers: Vec<LeverOrder>,
     pub sends: Vec<SendOrder>,
     pub replies: Vec<(Ticket, Answered)>,
     pub counts: Vec<Count>,
@@ -166,6 +179,8 @@ pub struct Watch {
     windows: BTreeSet<(Mono, KeyIx)>,
     ledger: Ledger,
     outbox: Outbox,
+    levers: Levers,
+    drills: BTreeMap<String, drills::Drill>,
     /// Ends of overrides.
     overrides: BTreeSet<(Wall, WorkspaceId)>,
     /// Keys that came in by the API, as they were written.
@@ -180,6 +195,8 @@ pub struct Watch {
     config_flagged: Option<String>,
     last_now: Option<Now>,
     daemon_dirty: bool,
+    /// Keys of the vault that were told to fail.
+    vault_failing: BTreeSet<KeyRole>,
     /// Providers as last shown.
     shown: BTreeMap<ProviderId, ProviderView>,
     /// Good looks of each identity on each account, newest.
@@ -202,6 +219,7 @@ impl Watch {
             Event::Operator { ticket, operation } => self.operate(now, ticket, *operation, out),
             Event::Stored { batch, result } => self.stored(now, batch, result, out),
             Event::Sent { receiver, id, delivery } => self.sent(now, &receiver, &id, delivery),
+            Event::Pulled { lever, workspace, attempt, outcome } => self.pulled(now, &(workspace, lever), attempt, outcome, out),
         }
     }
 
@@ -212,11 +230,13 @@ impl Watch {
         self.expire_overrides(now);
         self.release_brakes_in_time(now);
         self.count_down_credentials(now);
+        self.end_drills(now);
         self.settle_names(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
         self.start_sends(now, out);
         self.ledger_turn(now, out);
+        self.start_levers(now, out);
         self.show_changed(now, out);
         out.counts.extend(self.counts.drain(..));
         self.bugs = self.bugs.saturating_add(u64::try_from(out.bugs.len()).unwrap_or(0));
@@ -240,6 +260,8 @@ impl Watch {
             self.next_credentials_mark(now),
             self.ledger.next_deadline(),
             self.outbox.next_deadline(),
+            self.levers.next_deadline(),
+            self.next_drill_end(),
             self.hearing.next(now),
         ]
         .into_iter()

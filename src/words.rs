@@ -170,6 +170,16 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What a lever is to do.
+    LeverAct { Pull = "pull", Undo = "undo", }
+}
+
+vocabulary! {
+    /// How far a lever is.
+    LeverState { Pending = "pending", Pulled = "pulled", Failed = "failed", Undone = "undone", }
+}
+
+vocabulary! {
     /// Type of a notice, journal record or stream event.
     EventType {
         KeySuspect = "key.suspect",
@@ -198,6 +208,9 @@ vocabulary! {
         ReceiverFailing = "receiver.failing",
         DrillStarted = "drill.started",
         DrillEnded = "drill.ended",
+        LeverPulled = "lever.pulled",
+        LeverUndone = "lever.undone",
+        LeverFailed = "lever.failed",
         Test = "test",
         OperatorAction = "operator.action",
         ProbeMissedWindow = "probe.missed_window",
@@ -213,6 +226,9 @@ vocabulary! {
         AuditResumed = "audit.resumed",
         KeyAttributed = "key.attributed",
         Digest = "digest",
+        SafetyPreserved = "safety.preserved",
+        VaultOperatorKey = "vault.operator_key",
+        VaultKeysGood = "vault.keys_good",
     }
 }
 

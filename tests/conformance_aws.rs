@@ -277,6 +277,10 @@ async fn the_vaults_bytes_come_back_under_its_own_key_only_and_no_probe_opens_th
     let vault = AwsVaultKey::new(Arc::clone(&kms), Arc::clone(&key));
     let sealed = vault.wrap_bytes(b"a data key of the vault").await.result.unwrap();
     assert_eq!(vault.unwrap_bytes(&sealed).await.result.unwrap(), b"a data key of the vault");
+    // Encrypt alone would not tell the material, and a rotation would never be seen.
+    let first = sealed.version.clone().unwrap();
+    cloud.rotate(key.address());
+    assert_ne!(vault.wrap_bytes(b"x").await.result.unwrap().version.unwrap(), first);
     let probes = kms.wrap_key(&key).await.result.unwrap();
     assert_ne!(probes.sealed_with, sealed.sealed_with);
     let other = AwsVaultKey::new(Arc::clone(&kms), Arc::new(target(&cloud.create_key("us-east-1", OURS))));

@@ -20,6 +20,8 @@ mod dice;
 mod disk;
 #[path = "sim/letters.rs"]
 mod letters;
+#[path = "sim/levers.rs"]
+mod levers;
 #[path = "sim/plan.rs"]
 mod plan;
 #[path = "sim/script.rs"]
@@ -37,12 +39,15 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// One world from its beginning to its end; gives its figures and what was wrong.
-fn live(seed: u64, days_permille: u64, trace: bool, chatter: bool) -> (Tally, Vec<String>) {
+fn live(seed: u64, days_permille: u64, with_levers: bool, trace: bool, chatter: bool) -> (Tally, Vec<String>) {
     let mut dice = Dice::new(seed);
     let keys = dice.range(3, 25);
-    let plan = plan::Plan::draw(&mut dice, keys);
+    let mut plan = plan::Plan::draw(&mut dice, keys);
+    if with_levers {
+        levers::TEXT.clone_into(&mut plan.more);
+    }
     let interval = plan.interval_s * 1000;
-    let mut world = world::World::new(dice, plan, trace);
+    let mut world = world::World::new(dice, plan, levers::Truth::new(seed, with_levers), trace);
     world.crash_rate = *world.dice.pick(&[0, 0, 300, 3000]);
     let length = days_permille * 86_400;
     world.start();
@@ -53,11 +58,15 @@ fn live(seed: u64, days_permille: u64, trace: bool, chatter: bool) -> (Tally, Ve
     if chatter {
         script::chatter(&mut world, &mut Dice::new(seed ^ 0x5eed), length);
     }
+    if with_levers {
+        script::write_levers(&mut world, length);
+    }
     world.run_until(begin + length);
     world.say(|| "healed".to_owned());
     script::heal(&mut world);
     world.run_until(begin + length + 10_800_000 + 12 * interval);
     check::settled(&mut world);
+    levers::settled(&mut world);
     (world.check.tally, std::mem::take(&mut world.check.violations))
 }
 
@@ -65,8 +74,9 @@ fn live(seed: u64, days_permille: u64, trace: bool, chatter: bool) -> (Tally, Ve
 fn every_history_keeps_what_is_promised() {
     let days_permille = number("SIM_DAYS").map_or(200, |days| days * 1000);
     let trace = number("SIM_TRACE").is_some();
-    let mut seeds: Vec<u64> =
-        include_str!("sim/regressions.txt").lines().filter_map(|l| l.split('#').next()?.trim().parse().ok()).collect();
+    // Histories that once failed are told again as they were, without levers.
+    let old: Vec<u64> = include_str!("sim/regressions.txt").lines().filter_map(|l| l.split('#').next()?.trim().parse().ok()).collect();
+    let mut seeds = old.clone();
     match number("SIM_SEED") {
         Some(seed) => seeds = vec![seed],
         None => {
@@ -77,7 +87,7 @@ fn every_history_keeps_what_is_promised() {
     let mut total = Tally::default();
     let mut failed = Vec::new();
     for seed in seeds {
-        let (tally, wrong) = live(seed, days_permille, trace, number("SIM_CHATTER").is_some());
+        let (tally, wrong) = live(seed, days_permille, seed % 2 == 0 && !old.contains(&seed), trace, number("SIM_CHATTER").is_some());
         total.add(&tally);
         if !wrong.is_empty() {
             for line in wrong.iter().take(5) {
@@ -94,7 +104,7 @@ fn every_history_keeps_what_is_promised() {
 #[test]
 fn audit_events_and_hints_break_no_promise() {
     for seed in 1..=number("SIM_SEEDS").unwrap_or(3) {
-        let (_, wrong) = live(seed, number("SIM_DAYS").map_or(200, |days| days * 1000), false, true);
+        let (_, wrong) = live(seed, number("SIM_DAYS").map_or(200, |days| days * 1000), false, false, true);
         assert!(
             wrong.is_empty(),
             "seed {seed}: {:?}; SIM_CHATTER=1 SIM_SEED={seed} SIM_TRACE=1 replays it",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, REVOKED};
 use super::show::{self, Shown, row, table};
-use super::{BrakeAct, Command, KeyAct, ReceiversAct, VersionAct};
+use super::{BrakeAct, Command, KeyAct, ReceiversAct, VaultAct, VersionAct};
 use crate::config::load::{self, LoadError};
 use crate::http::client::{self, ClientError, segment};
 use crate::http::socket;
@@ -56,9 +56,22 @@ pub async fn ask(config: &Path, command: &Command) -> Result<Shown, CliError> {
     match command {
         Command::Status { exit_code } => shown_status(status, body, *exit_code),
         Command::Lock { .. } | Command::Unlock { .. } => Ok(shown_workspace(body)),
+        Command::Drill { target, .. } => {
+            let text: String = match target {
+                Some(_) => drill_text(&body),
+                None => items(&body, "items").iter().map(drill_text).collect(),
+            };
+            Ok(Shown::good(body, if text.is_empty() { "no drills\n".to_owned() } else { text }))
+        }
         Command::Brake { .. } => {
             let released = body.get("released").and_then(Value::as_u64).unwrap_or(0);
             Ok(Shown::good(body, format!("{}: {released}\n", request.done)))
+        }
+        Command::Vault { act: VaultAct::Status } => Ok(shown_vault(body)),
+        Command::Vault { act: VaultAct::Rewrap { .. } } => {
+            let (failed, left) = (number(&body, "failed"), number(&body, "left"));
+            let text = format!("{}: {}, failed {failed}, left {left}\n", request.done, number(&body, "rewrapped"));
+            Ok(Shown::good(body, text))
         }
         _ => Ok(Shown::good(body, format!("{}\n", request.done))),
     }
@@ -103,6 +116,16 @@ fn request(command: &Command) -> Result<Request, CliError> {
             }
             post(format!("/v1/workspaces/{}/unlock", segment(workspace)), Some(body), NO_CHANGE, String::new())
         }
+        Command::Drill { target: Some(id), end: true, reason, .. } => {
+            post(format!("/v1/drills/{}/end", segment(id)), Some(json!({ "reason": reason })), NO_CHANGE, String::new())
+        }
+        Command::Drill { target: Some(target), length, cut, reason, .. } => {
+            let body = json!({ "target": target, "for": length.to_string(), "cut": cut, "reason": reason });
+            post("/v1/drills".to_owned(), Some(body), "; no drill was begun", String::new())
+        }
+        Command::Drill { target: None, .. } => {
+            Request { method: Method::GET, path: "/v1/drills".to_owned(), body: None, otherwise: "", done: String::new() }
+        }
         Command::Reload => post("/v1/reload".to_owned(), None, NO_CHANGE, "reloaded".to_owned()),
         Command::Brake { act: BrakeAct::Release { provider, lock, drop, why } } => {
             let done = if *lock { "held locks released to lock" } else { "held locks dropped" };
@@ -116,6 +139,12 @@ fn request(command: &Command) -> Result<Request, CliError> {
         Command::Key { act: KeyAct::Retire { key, why } } => {
             let path = format!("/v1/keys/{}/retire", segment(key));
             post(path, Some(json!({ "reason": why.reason })), NO_CHANGE, format!("key {key} is retired"))
+        }
+        Command::Vault { act: VaultAct::Status } => {
+            Request { method: Method::GET, path: "/v1/vault".to_owned(), body: None, otherwise: "", done: String::new() }
+        }
+        Command::Vault { act: VaultAct::Rewrap { all } } => {
+            post(format!("/v1/vault/rewrap?all={all}"), None, NO_CHANGE, "data keys wrapped anew".to_owned())
         }
         Command::Receivers { act: ReceiversAct::Test { name } } => post(
             format!("/v1/receivers/{}/test", segment(name)),
@@ -143,6 +172,40 @@ fn is(value: &Value, name: &str) -> bool {
     value.get(name).and_then(Value::as_bool).unwrap_or(false)
 }
 
+fn shown_vault(body: Value) -> Shown {
+    let mut out = format!("the vault is {}\n", if is(&body, "readable") { "readable" } else { "NOT READABLE" });
+    for key in items(&body, "keys") {
+        let health = if is(key, "healthy") { "works" } else { text(key, "failure_kind") };
+        out.push_str(&table("  ", &[row(&[text(key, "role"), text(key, "provider"), text(key, "key"), health, text(key, "since")])]));
+    }
+    let part = |name: &str| body.get(name).cloned().unwrap_or_default();
+    let (counts, keys) = (part("counts"), part("data_keys"));
+    out.push_str(&format!("  {} records, {} preservations\n", number(&counts, "records"), number(&counts, "preservations")));
+    out.push_str(&format!("  {} data keys, {} to wrap anew\n", number(&keys, "all"), number(&keys, "to_rewrap")));
+    Shown::good(body, out)
+}
+
+/// One drill: what, until when, and when each stage happened.
+fn drill_text(drill: &Value) -> String {
+    let workspaces: Vec<&str> = items(drill, "workspaces").iter().filter_map(Value::as_str).collect();
+    let how = if is(drill, "cut") { "access cut" } else { "nothing cut" };
+    let state = match drill.get("ended_by").and_then(Value::as_str) {
+        Some(by) => format!("ended {} ({by})", text(drill, "ended_at")),
+        None => format!("until {}", text(drill, "until")),
+    };
+    let mut rows = vec![
+        row(&["workspaces", &workspaces.join(" ")]),
+        row(&["reason", text(drill, "reason")]),
+        row(&["ordered", text(drill, "ordered_at")]),
+        row(&["journal", text(drill, "stored_at")]),
+        row(&["gate", text(drill, "applied_at")]),
+    ];
+    for (receiver, at) in drill.get("notices").and_then(Value::as_object).into_iter().flatten() {
+        rows.push(row(&[&format!("told {receiver}"), at.as_str().unwrap_or("not yet")]));
+    }
+    format!("DRILL {}: {how}, {state}\n{}", text(drill, "id"), table("  ", &rows))
+}
+
 fn shown_workspace(body: Value) -> Shown {
     let mut out = format!("{} is {}", text(&body, "workspace"), text(&body, "access"));
     if let Some(by) = body.get("by").and_then(Value::as_str) {
@@ -155,6 +218,11 @@ fn shown_workspace(body: Value) -> Shown {
     }
     for held in items(&body, "overrides") {
         out.push_str(&format!("  override of key {} ({}) until {}\n", text(held, "key"), text(held, "kind"), text(held, "until")));
+    }
+    for lever in items(&body, "levers") {
+        let left: Vec<&str> = items(lever, "left").iter().filter_map(Value::as_str).collect();
+        let state = format!("{} {}", text(lever, "act"), text(lever, "state"));
+        out.push_str(&table("  ", &[row(&["lever", text(lever, "lever"), &state, text(lever, "error"), &left.join("; ")])]));
     }
     if let Some(step) = body.get("next_step").and_then(Value::as_str) {
         out.push_str(&format!("  {step}\n"));
@@ -184,6 +252,12 @@ fn shown_status(status: u16, body: Value, exit_code: bool) -> Result<Shown, CliE
     }
     if number(&body, "would_lock_total") > 0 {
         out.push_str(&format!("would have locked in shadow mode: {}\n", number(&body, "would_lock_total")));
+    }
+    if number(&body, "locks_incomplete") > 0 {
+        out.push_str(&format!("LOCKS INCOMPLETE, a lever failed: {}\n", number(&body, "locks_incomplete")));
+    }
+    for drill in items(&body, "drills") {
+        out.push_str(&drill_text(drill));
     }
     out.push_str(&lowered(&body));
     out.push_str(&providers(&body));

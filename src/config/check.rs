@@ -15,6 +15,7 @@ mod budget;
 mod features;
 mod gather;
 mod keys;
+mod levers;
 mod notices;
 mod policies;
 mod providers;
@@ -27,7 +28,7 @@ pub use gather::{KeysFile, Row, Rows};
 pub use keys::{Fault, key_of, reference};
 pub use registered::{Registered, register, take_in};
 
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 20] = [
     "server",
     "store",
     "gate",
@@ -43,6 +44,7 @@ const TABLES: [&str; 19] = [
     "workspaces",
     "audit",
     "receivers",
+    "levers",
     "routes",
     "cluster",
     "heartbeat",
@@ -110,6 +112,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         reports: notices::reports(sheet, &receivers),
         receivers,
         routes,
+        levers: levers::levers(sheet, &providers),
         cluster_lease: {
             let raw: raw::Cluster = sheet.section("cluster");
             raw.lease.and_then(|t| sheet.span_within(&t, Span::from_secs(1), Span::from_hours(1))).unwrap_or(Span::from_secs(10))

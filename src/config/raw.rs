@@ -368,6 +368,49 @@ pub struct Alertmanager {
     pub url: Text,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct LeverMatch {
+    pub provider: Option<Text>,
+    pub workspace: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaudeLever {
+    #[serde(rename = "kind")]
+    pub _kind: String,
+    pub api_key: Text,
+    pub base_url: Option<Text>,
+    pub read_only: Option<bool>,
+    #[serde(rename = "match", default)]
+    pub matching: LeverMatch,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookLever {
+    #[serde(rename = "kind")]
+    pub _kind: String,
+    pub url: Text,
+    pub secret: Text,
+    pub read_only: Option<bool>,
+    #[serde(rename = "match", default)]
+    pub matching: LeverMatch,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileLever {
+    #[serde(rename = "kind")]
+    pub _kind: String,
+    pub path: Text,
+    pub format: Option<Text>,
+    pub read_only: Option<bool>,
+    #[serde(rename = "match", default)]
+    pub matching: LeverMatch,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {

@@ -61,6 +61,7 @@ fn told(doors: &Doors, reply: Reply) -> Response {
     match reply {
         Reply::Done => (StatusCode::OK, Json(serde_json::json!({ "done": true }))).into_response(),
         Reply::Workspace(view) => workspaces::answer(doors, &view),
+        Reply::Drill(view) => Json(&*view).into_response(),
         Reply::Key(view) => Json(&*view).into_response(),
         Reply::Heard(keys) => Json(serde_json::json!({ "keys": keys })).into_response(),
         Reply::Registered(view) => (StatusCode::CREATED, Json(&*view)).into_response(),

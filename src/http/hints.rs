@@ -96,7 +96,7 @@ async fn hand_over(doors: &Doors, source: &AuditSource, events: Vec<crate::audit
     }
     let (status, keys) = match tokio::time::timeout(TAKEN_IN, answered).await {
         Ok(Ok(Ok(Reply::Heard(keys)))) => (StatusCode::OK, Some(keys)),
-        Ok(Ok(Ok(Reply::Done | Reply::Workspace(_) | Reply::Key(_) | Reply::Released(_) | Reply::Registered(_)))) => (StatusCode::OK, None),
+        Ok(Ok(Ok(_))) => (StatusCode::OK, None),
         // Said again by the sender: what is not on disk must not be lost.
         Ok(Ok(Err(refusal))) => return Err(refusal.into()),
         Ok(Err(_)) => return Err(Problem::unavailable("stopping", "the daemon is stopping", 5)),

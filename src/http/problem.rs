@@ -96,6 +96,8 @@ impl From<Refusal> for Problem {
             RefusalSlug::NotProven => (StatusCode::CONFLICT, "not_proven"),
             RefusalSlug::FileManaged => (StatusCode::CONFLICT, "file_managed"),
             RefusalSlug::KeyLocks => (StatusCode::CONFLICT, "key_locks"),
+            RefusalSlug::UnknownDrill => (StatusCode::NOT_FOUND, "unknown_drill"),
+            RefusalSlug::NotOpen => (StatusCode::CONFLICT, "not_open"),
             RefusalSlug::NotEngaged => (StatusCode::CONFLICT, "not_engaged"),
             RefusalSlug::CurrentVersion => (StatusCode::CONFLICT, "current_version"),
             RefusalSlug::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),

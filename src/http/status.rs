@@ -19,7 +19,7 @@ use super::{Doors, Health};
 use crate::journal::{JournalQuery, StoredRecord};
 use crate::key::{KeyId, WorkspaceId};
 use crate::operate::Action;
-use crate::snapshot::{OutboxView, ProviderView, WorkspaceView};
+use crate::snapshot::{DrillView, OutboxView, ProviderView, WorkspaceView};
 use crate::time::Wall;
 use crate::words::{Access, By, Cause, Code, StateWord};
 
@@ -65,6 +65,10 @@ pub struct Status {
     pub bugs: u64,
     pub providers: Vec<ProviderView>,
     pub receivers: Vec<OutboxView>,
+    /// Drills under way.
+    pub drills: Vec<DrillView>,
+    /// Locked workspaces with a lever that failed.
+    pub locks_incomplete: u64,
 }
 
 impl Status {
@@ -80,10 +84,11 @@ impl Status {
         }
         let mut workspaces: BTreeMap<&'static str, u64> = Access::ALL.iter().map(|a| (a.as_str(), 0)).collect();
         let mut lowered = Vec::new();
-        let mut lowered_total = 0u64;
+        let (mut lowered_total, mut locks_incomplete) = (0u64, 0u64);
         for view in snapshot.workspaces.values() {
             let count = workspaces.entry(view.access.as_str()).or_default();
             *count = count.saturating_add(1);
+            locks_incomplete = locks_incomplete.saturating_add(u64::from(view.lock_incomplete()));
             if view.access != Access::Open {
                 lowered_total = lowered_total.saturating_add(1);
                 if lowered_total <= u64::from(MOST) {
@@ -110,6 +115,8 @@ impl Status {
             bugs: daemon.bugs,
             providers: snapshot.providers.values().map(|p| ProviderView::clone(p)).collect(),
             receivers: daemon.outbox.clone(),
+            drills: daemon.drills.iter().filter(|drill| drill.ended_at.is_none()).cloned().collect(),
+            locks_incomplete,
         }
     }
 }

@@ -123,10 +123,12 @@ fn sums(text: &mut Text, snapshot: &Snapshot, config: &Config) {
         family.count(&[("provider", provider), ("by", by.as_str())], count);
     }
     let mut by_access: BTreeMap<Access, u64> = Access::ALL.iter().map(|a| (*a, 0)).collect();
-    let (mut overrides, mut not_durable) = (0u64, 0u64);
+    let (mut overrides, mut not_durable, mut incomplete, mut waiting) = (0u64, 0u64, 0u64, 0u64);
     for workspace in snapshot.workspaces.values() {
         add(by_access.entry(workspace.access).or_default());
         overrides = overrides.saturating_add(u64::try_from(workspace.overrides.len()).unwrap_or(u64::MAX));
+        incomplete = incomplete.saturating_add(u64::from(workspace.lock_incomplete()));
+        waiting = waiting.saturating_add(u64::from(workspace.unlock_incomplete()));
         not_durable = not_durable.saturating_add(u64::from(!workspace.durable));
     }
     let mut family = text.family("cmek_workspaces", Kind::Gauge, "Workspaces by access level.");
@@ -137,6 +139,12 @@ fn sums(text: &mut Text, snapshot: &Snapshot, config: &Config) {
     text.family("cmek_keys_configured", Kind::Gauge, "Keys in the configuration.").count(&[], configured);
     text.family("cmek_keys_scheduled", Kind::Gauge, "Keys that have a next probe.").count(&[], scheduled);
     text.family("cmek_override_active", Kind::Gauge, "Overrides that hold an automatic lock off now.").count(&[], overrides);
+    text.family("cmek_locks_incomplete", Kind::Gauge, "Locked workspaces with a lever that failed: another path may be open.")
+        .count(&[], incomplete);
+    text.family("cmek_unlocks_incomplete", Kind::Gauge, "Workspaces that stay closed because a lever could not be undone.")
+        .count(&[], waiting);
+    let drills = snapshot.daemon.drills.iter().filter(|drill| drill.ended_at.is_none()).count();
+    text.family("cmek_drill_active", Kind::Gauge, "Drills under way.").count(&[], u64::try_from(drills).unwrap_or(u64::MAX));
     text.family("cmek_workspaces_not_durable", Kind::Gauge, "Workspaces shown as lowered before the store has it.").count(&[], not_durable);
 }
 

@@ -21,10 +21,12 @@ pub enum Topic {
     Witness,
     Receiver,
     Drill,
+    Lever,
     Override,
     Store,
     Config,
     Missed,
+    Vault,
     /// Stands for itself: a later notice of the same type says nothing about it.
     Single,
 }
@@ -52,10 +54,12 @@ impl Topic {
             EventType::ProviderWitnessBroken => Self::Witness,
             EventType::ReceiverFailing => Self::Receiver,
             EventType::DrillStarted | EventType::DrillEnded => Self::Drill,
+            EventType::LeverFailed | EventType::LeverPulled | EventType::LeverUndone => Self::Lever,
             EventType::OverrideStarted | EventType::OverrideEnded => Self::Override,
             EventType::StoreDamage => Self::Store,
             EventType::ConfigReloaded | EventType::ConfigFallback => Self::Config,
             EventType::ProbeMissedWindow => Self::Missed,
+            EventType::VaultOperatorKey | EventType::VaultKeysGood => Self::Vault,
             EventType::KeyRotated
             | EventType::KeyRotationOverdue
             | EventType::KeySubstituted
@@ -67,6 +71,7 @@ impl Topic {
             | EventType::OperatorAction
             | EventType::ClockStepped
             | EventType::DaemonStarted
+            | EventType::SafetyPreserved
             | EventType::Digest => Self::Single,
         }
     }
@@ -87,10 +92,12 @@ impl Topic {
             Self::Witness => "witness",
             Self::Receiver => "receiver",
             Self::Drill => "drill",
+            Self::Lever => "lever",
             Self::Override => "override",
             Self::Store => "store",
             Self::Config => "config",
             Self::Missed => "missed",
+            Self::Vault => "vault",
             Self::Single => "single",
         }
     }
@@ -119,10 +126,12 @@ impl Topic {
             Self::Witness => &[EventType::ProviderWitnessBroken],
             Self::Receiver => &[EventType::ReceiverFailing],
             Self::Drill => &[EventType::DrillStarted],
+            Self::Lever => &[EventType::LeverFailed],
             Self::Override => &[EventType::OverrideStarted],
             Self::Store => &[EventType::StoreDamage],
             Self::Config => &[EventType::ConfigFallback],
             Self::Missed => &[EventType::ProbeMissedWindow],
+            Self::Vault => &[EventType::VaultOperatorKey],
             Self::Single => &[],
         }
     }
@@ -148,6 +157,8 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::ProviderCredentials
         | EventType::ProviderWitnessBroken
         | EventType::ConfigFallback
+        | EventType::VaultOperatorKey
+        | EventType::LeverFailed
         | EventType::StoreDamage => Severity::Critical,
         EventType::KeySuspect
         | EventType::KeyImpaired
@@ -175,10 +186,14 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::BrakeReleased
         | EventType::DrillStarted
         | EventType::DrillEnded
+        | EventType::LeverPulled
+        | EventType::LeverUndone
         | EventType::Test
         | EventType::OperatorAction
         | EventType::DaemonStarted
         | EventType::ConfigReloaded
+        | EventType::SafetyPreserved
+        | EventType::VaultKeysGood
         | EventType::Digest => Severity::Info,
     }
 }
@@ -189,8 +204,10 @@ pub const fn severity_of(event: EventType) -> Severity {
 pub fn heard_as(notice: &Notice) -> Severity {
     let lowered = notice.previous_access.is_some_and(|before| notice.access.is_some_and(|now| now < before));
     // A first proof (`key.active` that lowered nothing before) ends nothing that anybody was told of.
-    let ends = matches!(notice.event, EventType::WorkspaceOpened | EventType::BrakeReleased)
-        || (Topic::of(notice.event) == Topic::KeyState && lowered);
+    let ends = matches!(
+        notice.event,
+        EventType::WorkspaceOpened | EventType::BrakeReleased | EventType::DrillEnded | EventType::LeverPulled | EventType::LeverUndone
+    ) || (Topic::of(notice.event) == Topic::KeyState && lowered);
     if ends { Severity::Critical.max(notice.severity) } else { notice.severity }
 }
 
@@ -239,12 +256,12 @@ impl About {
             Topic::Single | Topic::Receiver => return None,
             // Manual and automatic orders meet in one access: the key is not part of it.
             Topic::Access => (None, None, by_workspace()),
-            Topic::WouldLock | Topic::Override | Topic::Drill => (notice.key.clone(), None, by_workspace()),
+            Topic::WouldLock | Topic::Override | Topic::Drill | Topic::Lever => (notice.key.clone(), None, by_workspace()),
             Topic::KeyState | Topic::Deletion | Topic::Expiry | Topic::Missed => (notice.key.clone(), None, Vec::new()),
             // One version lost says nothing about another.
             Topic::Version => return None,
             Topic::Brake | Topic::Credentials | Topic::Reach | Topic::Witness => (None, notice.provider.clone(), Vec::new()),
-            Topic::Store | Topic::Config => (notice.key.clone(), None, Vec::new()),
+            Topic::Store | Topic::Config | Topic::Vault => (notice.key.clone(), None, Vec::new()),
         };
         Some(Self { topic, drill: notice.drill, key, provider, workspaces })
     }

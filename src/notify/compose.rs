@@ -141,6 +141,9 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::ReceiverFailing => format!("Receiver {name} takes no notices{when}. They are kept and tried again."),
         EventType::DrillStarted => format!("DRILL: a rehearsed revocation of {name} has begun."),
         EventType::DrillEnded => format!("DRILL: the rehearsed revocation of {name} is over."),
+        EventType::LeverPulled => format!("Lever {name} is pulled."),
+        EventType::LeverUndone => format!("Lever {name} is undone."),
+        EventType::LeverFailed => format!("Lever {name} failed{when}. It is tried again."),
         EventType::Test => format!("This is a test of receiver {name}. Nothing is wrong."),
         EventType::OperatorAction => format!("An operator acted on {name}{when}."),
         EventType::ProbeMissedWindow => format!("Checks of {name} did not take place in time{when}."),
@@ -156,6 +159,12 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::AuditResumed => format!("Audit source {name} is read again{when}."),
         EventType::KeyAttributed => format!("Key {name}: an audit log tells who did it{when}."),
         EventType::Digest => format!("State of all keys{when}."),
+        EventType::SafetyPreserved => "Safety metadata was preserved.".to_owned(),
+        EventType::VaultOperatorKey => {
+            "A key of the safety vault does not wrap and unwrap. No workspace is locked for it; safety metadata may become unreadable."
+                .to_owned()
+        }
+        EventType::VaultKeysGood => "The keys of the safety vault wrap and unwrap again.".to_owned(),
     }
 }
 
@@ -315,6 +324,9 @@ const fn happened(event: EventType) -> &'static str {
         EventType::ReceiverFailing => "a receiver takes no notices",
         EventType::DrillStarted => "drill begun",
         EventType::DrillEnded => "drill over",
+        EventType::LeverPulled => "lever pulled",
+        EventType::LeverUndone => "lever undone",
+        EventType::LeverFailed => "lever failed",
         EventType::Test => "test notice",
         EventType::OperatorAction => "operator action",
         EventType::ProbeMissedWindow => "checks missed",
@@ -330,6 +342,9 @@ const fn happened(event: EventType) -> &'static str {
         EventType::AuditResumed => "an audit log is read again",
         EventType::KeyAttributed => "known who did it",
         EventType::Digest => "daily state",
+        EventType::SafetyPreserved => "safety metadata preserved",
+        EventType::VaultOperatorKey => "safety vault's key fails",
+        EventType::VaultKeysGood => "safety vault's keys work",
     }
 }
 
@@ -342,7 +357,13 @@ pub fn subject(notice: &Notice) -> String {
     let what = happened(notice.event);
     let about_workspaces = matches!(
         notice.event,
-        EventType::WorkspaceLocked | EventType::WorkspaceReadOnly | EventType::WorkspaceOpened | EventType::WorkspaceWouldLock
+        EventType::WorkspaceLocked
+            | EventType::WorkspaceReadOnly
+            | EventType::WorkspaceOpened
+            | EventType::WorkspaceWouldLock
+            | EventType::LeverPulled
+            | EventType::LeverUndone
+            | EventType::LeverFailed
     );
     let line = match (&notice.key, about_workspaces) {
         (Some(key), true) => {
@@ -357,6 +378,7 @@ pub fn subject(notice: &Notice) -> String {
             let why = notice.cause.map(|cause| format!(": {}", brief(cause))).unwrap_or_default();
             format!("key {key} {what}{why}")
         }
+        (None, false) if notice.drill => format!("{}: {what}", workspaces(notice)),
         (None, false) => match &notice.provider {
             Some(provider) => format!("{provider}: {what}"),
             None => what.to_owned(),

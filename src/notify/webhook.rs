@@ -76,19 +76,31 @@ impl Webhook {
     }
 
     async fn deliver(&self, notice: &Notice) -> Delivery {
+        match body(notice) {
+            Ok(body) => self.post_signed(&notice.id.0, body).await,
+            Err(_) => Delivery::Refused { reason: "the notice cannot be written as JSON".to_owned() },
+        }
+    }
+
+    /// Connects without posting.
+    pub(crate) fn reach(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.door.reach())
+    }
+
+    /// Signs a body under its id and posts it.
+    pub(crate) async fn post_signed(&self, id: &str, body: Vec<u8>) -> Delivery {
         let now = crate::clock::now().wall;
         let refused = |why: &str| Delivery::Refused { reason: why.to_owned() };
-        let Ok(body) = body(notice) else { return refused("the notice cannot be written as JSON") };
         let seconds = now.0.div_euclid(1000);
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("webhook-id", notice.id.0.to_string()),
+            ("webhook-id", id.to_owned()),
             ("webhook-timestamp", seconds.to_string()),
-            ("webhook-signature", self.signatures(&notice.id.0, seconds, &body)),
+            ("webhook-signature", self.signatures(id, seconds, &body)),
         ] {
             match HeaderValue::from_str(&value) {
                 Ok(value) => headers.insert(name, value),
-                Err(_) => return refused("the notice's id cannot be a header"),
+                Err(_) => return refused("the id cannot be a header"),
             };
         }
         self.door.post(headers, body, now).await

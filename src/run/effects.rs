@@ -13,17 +13,21 @@ use crate::http::Health;
 use crate::journal::{Commit, Store};
 use crate::key::{ProviderId, ReceiverId};
 use crate::kms::Kms;
+use crate::lever::{LeverOrder, Outcome};
 use crate::metrics::{Metrics, NoticeOutcome, Stage, Start};
 use crate::notify::outbox::{Counts, SendOrder};
 use crate::notify::{Delivery, Receiver};
 use crate::probe::Evidence;
-use crate::providers::Providers;
+use crate::providers::{LeverMap, Providers};
 use crate::published::Published;
 use crate::run::{Swap, supervise::Supervisor};
 use crate::store::spool::Spool;
 use crate::time::Now;
 use crate::watch::{Count, Effects, Event, ProbeOrder, Watch};
 use crate::words::FailureKind;
+
+/// For one move of a lever, whatever its own deadline is.
+const LEVER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub type KmsMap = BTreeMap<ProviderId, Arc<dyn Kms>>;
 pub type ReceiverMap = BTreeMap<ReceiverId, Arc<dyn Receiver>>;
@@ -41,6 +45,7 @@ pub struct Parts {
     pub health: Arc<Health>,
     pub kms: Swap<KmsMap>,
     pub receivers: Swap<ReceiverMap>,
+    pub levers: Swap<LeverMap>,
     pub identities: Arc<Identities>,
     pub doors: tokio::runtime::Handle,
     pub supervisor: Supervisor,
@@ -86,6 +91,9 @@ impl Performer {
         self.parts.published.apply(out.publish);
         for order in out.probes {
             self.probe(order);
+        }
+        for order in out.levers {
+            self.lever(order);
         }
         for order in out.sends {
             self.send(order);
@@ -162,6 +170,28 @@ impl Performer {
                 Delivery::Refused { reason } => tracing::error!(%receiver, notice = %id.0, reason, "a notice was refused for good"),
             }
             let _ = results.send(Event::Sent { receiver, id, delivery }).await;
+        });
+    }
+
+    fn lever(&self, order: LeverOrder) {
+        let target = self.parts.levers.load().get(&order.lever).cloned();
+        let results = self.results.clone();
+        let LeverOrder { lever, workspace, act, attempt, .. } = order.clone();
+        let failed = |reason: &str| Outcome::Failed { reason: reason.to_owned(), after: None, memory: None };
+        let handle = self.parts.doors.spawn(async move {
+            match target {
+                Some(target) => {
+                    tokio::time::timeout(LEVER_DEADLINE, target.act(&order)).await.unwrap_or_else(|_| failed("no end within 60 s"))
+                }
+                None => failed("the lever is not open"),
+            }
+        });
+        self.parts.doors.spawn(async move {
+            let outcome = handle.await.unwrap_or_else(|_| failed("the lever's adapter panicked"));
+            if let Outcome::Failed { reason, .. } = &outcome {
+                tracing::error!(%lever, %workspace, %act, reason, "a lever did not move; it is tried again");
+            }
+            let _ = results.send(Event::Pulled { lever, workspace, attempt, outcome }).await;
         });
     }
 

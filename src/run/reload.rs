@@ -15,9 +15,10 @@ use crate::http::{Ask, Reload};
 use crate::kms::BoxFuture;
 use crate::metrics::Metrics;
 use crate::operate::{Action, Operation};
-use crate::providers::{Providers, receivers};
+use crate::providers::{LeverMap, Providers, levers, receivers, vault_keys};
 use crate::run::Swap;
 use crate::run::effects::{KmsMap, ReceiverMap, kms_map};
+use crate::vault::desk::Vault;
 
 pub struct Reloader {
     pub path: PathBuf,
@@ -25,7 +26,9 @@ pub struct Reloader {
     pub config: Swap<Config>,
     pub kms: Swap<KmsMap>,
     pub receivers: Swap<ReceiverMap>,
+    pub levers: Swap<LeverMap>,
     pub metrics: Arc<Metrics>,
+    pub vault: Arc<Vault>,
     pub last_good: LastGood,
     pub tls: Option<SharedTls>,
     pub one_at_a_time: Mutex<()>,
@@ -42,21 +45,26 @@ impl Reloader {
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
         crate::run::audit::check(&loaded.config)?;
+        let vault_keys = vault_keys(&loaded.config).await.map_err(|e| e.to_string())?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
+        let levers = levers(&loaded.config).map_err(|e| e.to_string())?;
         let certificate = match (&self.tls, &loaded.config.server.tls) {
             (Some(shared), Some(tls)) => Some((shared, Arc::new(server_config(tls).map_err(|e| e.to_string())?))),
             _ => None,
         };
         // Clients first: the core orders probes of new keys in the same turn.
-        let before = (self.kms.swap(Arc::new(kms_map(&opened))), self.receivers.swap(Arc::new(receivers)));
+        let before =
+            (self.kms.swap(Arc::new(kms_map(&opened))), self.receivers.swap(Arc::new(receivers)), self.levers.swap(Arc::new(levers)));
         if let Err(refused) = self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await {
             self.kms.store(before.0);
             self.receivers.store(before.1);
+            self.levers.store(before.2);
             return Err(refused);
         }
         if let Some((shared, certificate)) = certificate {
             shared.store(certificate);
         }
+        self.vault.set_keys(vault_keys).await;
         self.config.store(Arc::clone(&loaded.config));
         self.last_good.keep(&loaded.text);
         Ok(())
@@ -156,6 +164,8 @@ fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::operate::{Refusal, RefusalSlug};
+    use crate::store::sqlite::{Opened, Options, SqliteStore};
+    use crate::time::Span;
     use arc_swap::ArcSwap;
 
     #[tokio::test]
@@ -167,14 +177,20 @@ mod tests {
         let (asks, mut asked) = mpsc::channel::<Ask>(1);
         let loaded = load::load(&path).unwrap();
         let (kms, receivers) = (Arc::new(KmsMap::new()), Arc::new(ReceiverMap::new()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let opened = SqliteStore::open(&folder.path().join("state.db"), Options::default()).await.unwrap();
+        let Opened::Ready { store, .. } = opened else { panic!("a first start") };
+        let vault = Vault::load(store, Vec::new(), Span::from_mins(5), Arc::clone(&metrics)).await.unwrap();
         let reloader = Reloader {
+            vault,
             last_good: LastGood::beside(&path),
             path,
             asks,
             config: Arc::new(ArcSwap::new(Arc::clone(&loaded.config))),
             kms: Arc::new(ArcSwap::new(Arc::clone(&kms))),
             receivers: Arc::new(ArcSwap::new(Arc::clone(&receivers))),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics,
+            levers: Arc::default(),
             tls: None,
             one_at_a_time: Mutex::new(()),
         };

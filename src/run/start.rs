@@ -21,13 +21,16 @@ use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
 
-use crate::providers::{Providers, ProvidersError, ReceiversError, receivers};
+use crate::providers::{LeversError, Providers, ProvidersError, ReceiversError, levers, receivers, vault_keys};
 use crate::published::Published;
 use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::reload::{LastGood, Reloader};
 use crate::run::{Handle, RunOptions, calendar, supervise};
 use crate::store::spool::Spool;
 use crate::store::sqlite::{LOST_AT, Opened, Options, SqliteStore};
+use crate::time::Span;
+use crate::vault::Records;
+use crate::vault::desk::{KEEP, Vault};
 use crate::watch::{Effects, Start, Watch};
 
 /// Why the daemon did not start.
@@ -41,6 +44,8 @@ pub enum Fault {
     Receivers(#[from] ReceiversError),
     #[error("{0}")]
     Audit(String),
+    #[error("{0}")]
+    Levers(#[from] LeversError),
     #[error("server.tls: {0}")]
     Tls(#[from] TlsFault),
     #[error("store.url: {0}")]
@@ -72,7 +77,13 @@ impl Fault {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Audit(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
+            Self::Config(_)
+            | Self::Providers(_)
+            | Self::Receivers(_)
+            | Self::Levers(_)
+            | Self::Audit(_)
+            | Self::Tls(_)
+            | Self::NotBuilt(_) => 78,
             Self::Store { .. } | Self::Lost { .. } | Self::Replaced { .. } => 74,
             Self::Listen { .. } | Self::Socket(_) | Self::Runtime(_) => 1,
         }
@@ -109,11 +120,10 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let last_good = LastGood::beside(&options.config_path);
     let chosen = choose(&options, &last_good)?;
     let config = Arc::clone(&chosen.loaded.config);
-    for warning in &chosen.loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+    chosen.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let opened = Providers::open(&config, None).await?;
-    let receivers = outward(&config)?;
+    let receivers = Arc::new(ArcSwap::from_pointee(outward(&config)?));
+    let levers = Arc::new(ArcSwap::from_pointee(levers(&config)?));
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,
@@ -130,18 +140,18 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
 
     let metrics = Arc::new(Metrics::new().map_err(Fault::runtime)?);
+    let vault = vault(&config, &store, &metrics).await?;
     metrics.config_reload(chosen.error.is_none());
     let health = Arc::new(Health::new(now.mono));
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
-    let receivers = Arc::new(ArcSwap::from_pointee(receivers));
-    let identities = Arc::new(Identities::default());
     let parts = Parts {
         published: published.clone(),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
         kms: Arc::clone(&kms),
         receivers: Arc::clone(&receivers),
-        identities: Arc::clone(&identities),
+        levers: Arc::clone(&levers),
+        identities: Arc::new(Identities::default()),
         doors: tokio::runtime::Handle::current(),
         supervisor: supervise::Supervisor::new(),
     };
@@ -158,11 +168,13 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         last_good.keep(&chosen.loaded.text);
     }
     let reloader = Arc::new(Reloader {
+        vault: Arc::clone(&vault),
         path: options.config_path.clone(),
         asks: handle.asks.clone(),
         config: Arc::clone(&shared),
         kms,
         receivers,
+        levers,
         metrics: Arc::clone(&metrics),
         last_good,
         tls: tls.clone(),
@@ -176,8 +188,29 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         metrics,
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
+        vault: Some(vault),
     };
     serve(handle, store, app, reloader, Doors { listener, socket, tls, cursors }, signals).await
+}
+
+/// The vault over the store, with keys of its own. Without a configured key it is there and empty.
+async fn vault(config: &Config, store: &Arc<SqliteStore>, metrics: &Arc<Metrics>) -> Result<Arc<Vault>, Fault> {
+    let keys = vault_keys(config).await?;
+    let records = Arc::clone(store) as Arc<dyn Records>;
+    let path = || match &config.store.url {
+        StoreUrl::Sqlite(path) | StoreUrl::Postgres(path) => path.to_string(),
+    };
+    Vault::load(records, keys, KEEP, Arc::clone(metrics)).await.map_err(|fault| Fault::Store { path: path(), fault })
+}
+
+/// The vault's keys are looked at as often as a key of the default policy.
+fn look_every(config: &crate::run::Swap<Config>) -> impl Fn() -> std::time::Duration + Send + use<> {
+    let config = Arc::clone(config);
+    move || {
+        let config = config.load();
+        let usual = config.policies.get("default").map_or(Span::from_secs(60), |policy| policy.probe_interval);
+        usual.max(Span::from_secs(1)).min(Span::from_mins(5)).to_std()
+    }
 }
 
 /// What callers come in by, bound and not served yet.
@@ -197,6 +230,9 @@ async fn serve(
     Doors { listener, socket, tls, cursors }: Doors,
     signals: Signals,
 ) -> Result<(), Fault> {
+    if let Some(vault) = &app.vault {
+        tokio::spawn(crate::vault::look::run(Arc::clone(vault), handle.asks.clone(), look_every(&app.config)));
+    }
     let (closing, closed) = flag::channel(false);
     let until = |mut closed: flag::Receiver<bool>| async move {
         let _ = closed.wait_for(|closed| *closed).await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::journal::{Batch, Commit, Committed, Order, OrderSlot, OrderWrite, StoreFault};
 use crate::key::WorkspaceId;
+use crate::lever::{Entry, Slot};
 use crate::notify::OutboxRow;
 use crate::operate::{Answered, Refusal, RefusalSlug};
 use crate::schedule::KeyIx;
@@ -39,6 +40,12 @@ pub struct Held {
     pub keys: BTreeSet<KeyIx>,
     pub lifts: Vec<(OrderSlot, Sequence)>,
     pub unlocked: Vec<KeyIx>,
+    /// Levers as they are in it.
+    pub levers: Vec<(Slot, Entry)>,
+    /// Workspaces that open with it, all levers undone.
+    pub reserved: BTreeSet<WorkspaceId>,
+    /// Drills that begin or end with it.
+    pub drills: Vec<String>,
     /// Answers, and whether they may go out with an impatient lock.
     pub replies: Vec<(Ticket, Reply, bool)>,
     pub asked_at: Option<Mono>,
@@ -50,6 +57,7 @@ pub struct Held {
 #[derive(Clone, Debug)]
 pub enum Reply {
     Workspace(WorkspaceId),
+    Drill(String),
     Done(Answered),
 }
 
@@ -213,6 +221,15 @@ impl Watch {
         for key in held.unlocked {
             self.unlocked(now, key);
         }
+        for (slot, entry) in held.levers {
+            self.lever_stored(now, &slot, &entry);
+        }
+        for id in held.drills {
+            self.drill_stored(now, &id, out);
+        }
+        for workspace in held.reserved {
+            self.reserved(now, &workspace, out);
+        }
         for workspace in held.lowered.iter().chain(&held.raised) {
             self.show_workspace(now, workspace, out);
         }
@@ -236,6 +253,10 @@ impl Watch {
     pub(super) fn answer(&self, now: Now, reply: Reply) -> Answered {
         match reply {
             Reply::Done(answered) => answered,
+            Reply::Drill(id) => match self.drill_view(&id) {
+                Some(view) => Ok(crate::operate::Reply::Drill(Arc::new(view))),
+                None => Err(Refusal { slug: RefusalSlug::UnknownDrill, detail: format!("unknown drill `{id}`") }),
+            },
             Reply::Workspace(id) => match self.workspace_view(now, &id) {
                 Some(view) => Ok(crate::operate::Reply::Workspace(Arc::new(view))),
                 None => Err(Refusal { slug: RefusalSlug::UnknownWorkspace, detail: format!("unknown workspace `{id}`") }),

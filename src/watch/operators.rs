@@ -3,10 +3,11 @@
 //! is only ever touched here, and an automatic lock without proof is never lifted, only overridden.
 
 use crate::journal::{Order, OverrideRow};
-use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
+use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::lifecycle::KeyState;
 use crate::operate::{Action, Answered, Operation, Refusal, RefusalSlug, Reply as Answer};
 use crate::time::{Mono, Now, Span};
+use crate::vault::wraps::KeyRole;
 use crate::watch::ledger::Reply;
 use crate::watch::{Effects, Ticket, Watch};
 use crate::words::{Access, By, Cause, EventType, FailureKind, Sequence, Severity};
@@ -19,7 +20,7 @@ pub(super) fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
     Refusal { slug, detail: detail.into() }
 }
 
-fn reason(text: &str) -> Result<String, Refusal> {
+pub(super) fn reason(text: &str) -> Result<String, Refusal> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > REASON_MAX {
         return Err(refuse(RefusalSlug::Invalid, format!("reason: must have 1 to {REASON_MAX} characters")));
@@ -66,6 +67,14 @@ impl Watch {
                 Ok(()) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false),
                 Err(refusal) => Err(refusal),
             },
+            Action::Drill { target, length, cut, reason } => match self.start_drill(now, &target, length, cut, &reason, &actor) {
+                Ok(id) => return self.reply_when_stored(now, ticket, Reply::Drill(id), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::EndDrill { id, reason } => match self.end_drill_by_hand(now, &id, &reason, &actor) {
+                Ok(()) => return self.reply_when_stored(now, ticket, Reply::Drill(id), false),
+                Err(refusal) => Err(refusal),
+            },
             Action::Reload { config } => {
                 self.reload(now, config, &actor, out);
                 return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), true);
@@ -83,14 +92,18 @@ impl Watch {
                 Ok(Answer::Done)
             }
             Action::Audit { told } => return self.take_told(now, ticket, *told, out),
-            Action::TestReceiver { receiver } => match self.config.receivers.contains_key(&receiver) {
-                true => {
-                    let text = format!("This is a test of receiver {receiver}, asked for by {actor}. Nothing is wrong.");
-                    self.tell_daemon(now, EventType::Test, Severity::Info, &text, Some(&[receiver]));
-                    return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false);
-                }
-                false => Err(refuse(RefusalSlug::UnknownReceiver, format!("unknown receiver `{receiver}`"))),
+            Action::TestReceiver { receiver } => match self.test_receiver(now, receiver, &actor) {
+                Ok(answer) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(answer)), false),
+                Err(refusal) => Err(refusal),
             },
+            Action::Journal { event, workspace, event_id, detail } => match self.note(now, event, workspace, event_id, &detail, &actor) {
+                Ok(answer) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(answer)), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::VaultKey { role, failing, text } => {
+                self.tell_vault_key(now, role, failing, &text);
+                return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false);
+            }
             Action::Report { name, receivers } => {
                 let text = self.digest_text(now);
                 let text = format!("{name}: {text}");
@@ -99,6 +112,54 @@ impl Watch {
             }
         };
         out.replies.push((ticket, answer));
+    }
+
+    fn test_receiver(&mut self, now: Now, receiver: ReceiverId, actor: &str) -> Result<Answer, Refusal> {
+        if !self.config.receivers.contains_key(&receiver) {
+            return Err(refuse(RefusalSlug::UnknownReceiver, format!("unknown receiver `{receiver}`")));
+        }
+        let text = format!("This is a test of receiver {receiver}, asked for by {actor}. Nothing is wrong.");
+        self.tell_daemon(now, EventType::Test, Severity::Info, &text, Some(&[receiver]));
+        Ok(Answer::Done)
+    }
+
+    /// One activity event of a workspace that is known.
+    fn note(
+        &mut self,
+        now: Now,
+        event: EventType,
+        workspace: WorkspaceId,
+        event_id: Option<String>,
+        detail: &std::collections::BTreeMap<String, String>,
+        actor: &str,
+    ) -> Result<Answer, Refusal> {
+        if !self.workspaces.contains_key(&workspace) {
+            return Err(refuse(RefusalSlug::UnknownWorkspace, format!("unknown workspace `{workspace}`")));
+        }
+        let detail = detail.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        self.record_by(now, event, (None, Some(workspace)), actor, detail);
+        if let Some(record) = self.ledger.open.commit.records.last_mut() {
+            record.event_id = event_id;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// A key of the vault: told at its first failure and when it works again, and not again by a restart.
+    fn tell_vault_key(&mut self, now: Now, role: KeyRole, failing: bool, text: &str) {
+        if self.vault_failing.contains(&role) == failing {
+            return;
+        }
+        let severity = if failing {
+            self.vault_failing.insert(role);
+            Severity::Critical
+        } else {
+            self.vault_failing.remove(&role);
+            Severity::Info
+        };
+        self.ledger.open.commit.meta.insert(format!("vault:{}", role.as_str()), failing.then(|| text.to_owned()));
+        // The matter ends with the last of the vault's keys that failed.
+        let event = if self.vault_failing.is_empty() { EventType::VaultKeysGood } else { EventType::VaultOperatorKey };
+        self.tell_daemon(now, event, severity, text, None);
     }
 
     fn lock_by_hand(&mut self, now: Now, id: &WorkspaceId, why: &str, actor: &str) -> Result<(), Refusal> {

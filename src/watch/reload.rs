@@ -48,6 +48,7 @@ impl Watch {
         self.mark_orphans(now);
         self.lock_new_bindings(now);
         self.settle_needs(now);
+        self.reload_levers(now);
         self.record_by(now, EventType::ConfigReloaded, (None, None), actor, [("keys", config.keys.len().to_string())]);
         self.show_after_reload(now, out);
     }

@@ -2,7 +2,7 @@
 //! Start: what was stored becomes the core's state again. Stored locks stand before anything is
 //! served; suspects are looked at first and at once, the rest over one interval.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::{Config, Key};
@@ -15,6 +15,7 @@ use crate::schedule::KeyIx;
 use crate::schedule::lanes::Lanes;
 use crate::snapshot::Change;
 use crate::time::{Mono, Now, Span, Wall};
+use crate::vault::wraps::KeyRole;
 use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::control::Control;
 use crate::watch::credentials::MARKS;
@@ -43,7 +44,7 @@ pub fn to_text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-pub(super) fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+pub fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
@@ -84,6 +85,7 @@ impl Watch {
         watch.recount(now);
         watch.write_spooled(now, unwritten);
         watch.lock_new_bindings(now);
+        watch.overtake_drills_at_start();
         watch.announce_start(now, start);
         watch.show_everything(now, out);
         watch
@@ -109,6 +111,8 @@ impl Watch {
             windows: std::collections::BTreeSet::new(),
             ledger: Ledger::default(),
             outbox,
+            levers: crate::lever::Levers::default(),
+            drills: BTreeMap::new(),
             overrides: std::collections::BTreeSet::new(),
             registered: BTreeMap::new(),
             credentials_told: BTreeMap::new(),
@@ -120,6 +124,7 @@ impl Watch {
             config_flagged: None,
             last_now: None,
             daemon_dirty: true,
+            vault_failing: BTreeSet::new(),
             shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
@@ -145,6 +150,10 @@ impl Watch {
                 self.restore_marks(id, text);
             } else if let Some(id) = name.strip_prefix(REGISTERED).and_then(|id| KeyId::new(id).ok()) {
                 self.restore_registered(id, text);
+            } else if let Some(role) = name.strip_prefix("vault:") {
+                self.vault_failing.extend(KeyRole::ALL.iter().filter(|known| known.as_str() == role));
+            } else if self.restore_lever(now, name, text) || self.restore_drill(now, name, text) {
+                // Taken.
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);

@@ -22,6 +22,7 @@ impl Watch {
     }
 
     pub(super) fn sent(&mut self, now: Now, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery) {
+        self.drill_notice_sent(now, receiver, id, &delivery);
         let sent = self.outbox.sent(receiver, id, delivery, now);
         self.write_rows(sent.rows);
         self.daemon_dirty = true;

@@ -241,13 +241,18 @@ impl Watch {
             Access::Open => (EventType::WorkspaceOpened, Severity::Warning),
         };
         let key = ix.and_then(|ix| self.key_id(ix));
+        // What waits for levers is told when it opens.
+        let group: Vec<&Changed> = group.iter().copied().filter(|change| !self.opening_waits(change, key.clone(), cause, actor)).collect();
+        if group.is_empty() {
+            return;
+        }
         let kind = finding.map(|f| f.kind);
         let stated = finding.is_some_and(|f| f.stated != Stated::No);
         let why = match (ix, actor) {
             (Some(ix), None) => self.explain(now, ix, event, kind, None),
             (Some(_) | None, Some(_)) | (None, None) => Explained::default(),
         };
-        for change in group {
+        for change in &group {
             let mut detail = vec![
                 ("access", change.to.to_string()),
                 ("previous_access", change.from.to_string()),
@@ -462,6 +467,14 @@ impl Watch {
         notice.message = text;
         notice.actor = Some(row.actor.clone());
         notice.workspaces = vec![row.workspace.clone()];
+        self.send(now, notice);
+    }
+
+    /// A matter of one workspace that is no change of its access.
+    pub(super) fn tell_workspace(&mut self, now: Now, event: EventType, severity: Severity, id: &WorkspaceId, text: &str) {
+        let mut notice = self.notice(now, event, severity, None);
+        notice.message = text.to_owned();
+        notice.workspaces = vec![id.clone()];
         self.send(now, notice);
     }
 

@@ -22,6 +22,7 @@ mod hearing;
 mod knowing;
 mod locking;
 mod registering;
+mod pulling;
 mod storing;
 
 use cloud::{Cloud, Status};
@@ -81,6 +82,9 @@ struct Bench {
     engaged: bool,
     control_hangs: bool,
     latencies: Vec<(&'static str, &'static str, Span)>,
+    levers_fail: bool,
+    /// Levers that are pulled, as `lever/workspace`.
+    pulled: BTreeSet<String>,
 }
 
 impl Bench {
@@ -107,6 +111,8 @@ impl Bench {
             engaged: false,
             control_hangs: false,
             latencies: Vec::new(),
+            levers_fail: false,
+            pulled: BTreeSet::new(),
         };
         bench.show(out.publish);
         bench.turn(vec![Event::Wake]);
@@ -146,6 +152,19 @@ impl Bench {
         for order in out.probes {
             self.probes.push((order.subject.clone(), order.attempt));
             events.extend(self.probe(order));
+        }
+        for order in out.levers {
+            let name = format!("{}/{}", order.lever, order.workspace);
+            let outcome = if self.levers_fail {
+                crate::lever::Outcome::Failed { reason: "HTTP 500".to_owned(), after: None, memory: None }
+            } else {
+                match order.act {
+                    crate::words::LeverAct::Pull => self.pulled.insert(name),
+                    crate::words::LeverAct::Undo => self.pulled.remove(&name),
+                };
+                crate::lever::Outcome::Done { memory: None, left: Vec::new() }
+            };
+            events.push(Event::Pulled { lever: order.lever, workspace: order.workspace, attempt: order.attempt, outcome });
         }
         for send in out.sends {
             self.notices.push(Arc::clone(&send.notice));

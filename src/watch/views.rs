@@ -15,6 +15,7 @@ use crate::snapshot::{
 use crate::time::{Now, Span};
 use crate::verdict::{Stated, Verdict};
 use crate::watch::cell::{Kept, KeyCell};
+use crate::watch::levers::waiting_step;
 use crate::watch::tell::{code_of, deciding};
 use crate::watch::{Effects, Watch};
 use crate::words::{Access, By, Cause, FailureKind, HeldBy, VerdictWord};
@@ -93,7 +94,7 @@ impl Watch {
             .and_then(|ix| self.cells.get(ix));
         let bound = || ws.bound.iter().filter_map(|name| self.by_name.get(name)).filter_map(|ix| self.cells.get(ix));
         let would = bound().filter_map(would_access).max();
-        Some(WorkspaceView {
+        let view = WorkspaceView {
             workspace: id.clone(),
             access,
             code: first.and_then(|o| code_of(o.cause, access, kind)),
@@ -125,7 +126,10 @@ impl Watch {
                 .collect(),
             durable,
             would_access: would,
-        })
+            levers: self.levers.views(id),
+            drill: self.drill_of(id).cloned(),
+        };
+        Some(over_laid(view, ws.lever_floor))
     }
 
     pub(super) fn provider_view(&self, provider: &ProviderId) -> Option<ProviderView> {
@@ -156,6 +160,7 @@ impl Watch {
             store_write_failures: self.store_failures,
             outbox: self.outbox.views(now),
             audit: self.audit_views(),
+            drills: self.drill_views(),
         }
     }
 
@@ -168,6 +173,7 @@ impl Watch {
 
     /// Whoever sees two levels of access under one number cannot tell which is the later one.
     pub(super) fn publish_workspace(&mut self, now: Now, id: &WorkspaceId, out: &mut Effects) {
+        self.mind_levers(now, id);
         let Some(mut view) = self.workspace_view(now, id) else { return };
         let waits = self.ledger.withholds_raise(id);
         let Some(ws) = self.workspaces.get_mut(id) else { return };
@@ -236,6 +242,28 @@ impl Watch {
         rows.retain(|other| other.key != row.key);
         rows.push(row);
     }
+}
+
+/// What stands over the orders: levers not undone yet, then a drill. Real evidence wins.
+fn over_laid(mut view: WorkspaceView, lever_floor: Option<(Access, Cause)>) -> WorkspaceView {
+    if let Some((access, cause)) = lever_floor.filter(|(access, _)| *access > view.access) {
+        let kind = match cause {
+            Cause::Kind(kind) => Some(kind),
+            Cause::Stale | Cause::Manual | Cause::Drill | Cause::VersionLost | Cause::Orphaned => None,
+        };
+        (view.access, view.cause, view.code) = (access, Some(cause), code_of(cause, access, kind));
+        view.message = Some("The lock is lifted; levers are still to be undone.".to_owned());
+        view.next_step = Some(waiting_step().to_owned());
+        view.by = Some(if cause == Cause::Manual { By::Manual } else { By::Automatic });
+    }
+    if let Some(drill) = view.drill.clone().filter(|drill| drill.cut && view.access < Access::Locked) {
+        view.access = Access::Locked;
+        (view.cause, view.code, view.by) = (Some(Cause::Drill), code_of(Cause::Drill, Access::Locked, None), Some(By::Manual));
+        (view.key, view.release) = (drill.key.clone(), None);
+        view.message = Some(format!("DRILL: access is cut by {} until {}: {}", drill.actor, drill.until, drill.reason));
+        view.next_step = Some("This is a drill. It ends by itself, or with `cmek-watchdog drill --end`.".to_owned());
+    }
+    view
 }
 
 /// The row of a key. While its unlock is on the way it is written as what the unlock makes of it, in

@@ -38,6 +38,10 @@ pub struct Workspace {
     pub last_shown: Option<(Sequence, Access)>,
     /// Shown at least, while what opens the workspace waits for the disk.
     pub floor: Access,
+    /// Shown at least, until levers are undone and the disk has it.
+    pub lever_floor: Option<(Access, Cause)>,
+    /// Told when levers are undone.
+    pub opening: Option<crate::watch::levers::Opening>,
 }
 
 /// What lowering one workspace came to.
@@ -56,6 +60,8 @@ impl Workspace {
             bound: Vec::new(),
             vouching: BTreeSet::new(),
             floor: Access::Open,
+            lever_floor: None,
+            opening: None,
             last_shown: None,
             needs: Needs::All,
             orders: Orders::default(),
@@ -155,6 +161,7 @@ impl Watch {
             ws.since = now.wall;
         }
         let changed = Changed { workspace: order.workspace.clone(), from, to: ws.decided, sequence: order.sequence };
+        self.overtake_drill(&changed.workspace);
         self.store_workspace(&changed.workspace);
         self.write_lower(now, order);
         if overtakes {
@@ -195,6 +202,31 @@ impl Watch {
         }
         self.store_workspace(id);
         Some(changed)
+    }
+
+    /// A new number for a change that is shown when the disk has it.
+    pub(super) fn raise_number(&mut self, now: Now, id: &WorkspaceId) {
+        let Some(ws) = self.workspaces.get_mut(id) else { return };
+        ws.sequence = ws.sequence.next(now.wall.0);
+        self.store_workspace(id);
+    }
+
+    /// Levers are undone: the workspace opens, under a new number, when the disk has it.
+    pub(super) fn reserve(&mut self, now: Now, id: &WorkspaceId) {
+        self.raise_number(now, id);
+        self.ledger.open.reserved.insert(id.clone());
+    }
+
+    /// The disk has the number, and that nothing is left to undo.
+    pub(super) fn reserved(&mut self, now: Now, id: &WorkspaceId, out: &mut Effects) {
+        let undone = self.levers.holds(id).is_none();
+        let Some(ws) = self.workspaces.get_mut(id).filter(|ws| undone && ws.lever_floor.is_some()) else { return };
+        let lower = ws.shown(now.wall) < ws.lever_floor.map_or(Access::Open, |(floor, _)| floor);
+        if lower && ws.last_shown.is_some_and(|(number, _)| number >= ws.sequence) {
+            return self.reserve(now, id);
+        }
+        ws.lever_floor = None;
+        self.show_workspace(now, id, out);
     }
 
     /// The disk has a lift, or has refused it because a newer lock stands.

@@ -166,9 +166,9 @@ fn a_key_registered_by_the_api_is_there_after_a_restart_and_goes_when_it_is_take
     let daemon = place.start();
     daemon.wait_state("demo", "active", PATIENCE);
     place.kms().create("second", now()).unwrap();
-    let body = r#"{"provider":"local","key":"second","workspaces":["wrkspc_api"],"policy":"default"}"#;
+    let body = serde_json::json!({"provider": "local", "key": "second", "workspaces": ["wrkspc_api"], "policy": "default"});
     let json: &[(&str, &str)] = &[("content-type", "application/json")];
-    let put = |path: &str| request(place.port, "PUT", path, json, Some(body)).unwrap().status;
+    let put = |path: &str| request(place.port, "PUT", path, json, Some(&body)).unwrap().status;
     assert_eq!((put("/v1/keys/api"), put("/v1/keys/api"), put("/v1/keys/demo")), (201, 200, 409));
     daemon.wait_state("api", "active", PATIENCE);
     daemon.kill();

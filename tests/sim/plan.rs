@@ -28,6 +28,8 @@ pub struct Plan {
     pub any: Vec<String>,
     pub interval_s: u64,
     pub stale: bool,
+    /// What else stands in the file.
+    pub more: String,
 }
 
 pub const CONTROL: &str = "arn:aws:kms:us-east-2:111122223333:key/control";
@@ -112,6 +114,7 @@ impl Plan {
                 "[receivers.{receiver}]\nkind = \"email\"\nsmtp = \"smtp://127.0.0.1:2525\"\nfrom = \"a@example.com\"\nto = [\"{receiver}@example.com\"]\n"
             );
         }
+        text.push_str(&self.more);
         text.push_str("[[routes]]\nreceivers = [\"mail\", \"hook\"]\nseverity = \"info\"\n");
         text
     }

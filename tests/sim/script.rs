@@ -53,6 +53,9 @@ pub enum Happening {
     Audit {
         number: u64,
     },
+    LeversFail,
+    LeversWell,
+    Rehearse,
 }
 
 /// Draws everything that begins by itself; what ends it is scheduled when it begins.
@@ -114,6 +117,17 @@ fn audit(world: &mut World, number: u64) -> Vec<Event> {
     world.ask(Action::Audit { told: Box::new(Told { source: "trail".to_owned(), events: vec![event], ..Told::default() }) })
 }
 
+/// Trouble of levers, and rehearsals.
+pub fn write_levers(world: &mut World, length: u64) {
+    let per_day: [(u64, fn() -> Happening); 2] = [(10, || Happening::LeversFail), (40, || Happening::Rehearse)];
+    for (rate, make) in per_day {
+        for _ in 0..(rate * length).div_ceil(86_400_000) {
+            let at = world.levers.dice.below(length);
+            world.after(at, Item::Happens(make()));
+        }
+    }
+}
+
 /// Everything is well again from now on.
 pub fn heal(world: &mut World) {
     let keys: Vec<_> = world.cloud.keys.keys().cloned().collect();
@@ -132,6 +146,7 @@ pub fn heal(world: &mut World) {
         (side.fault, side.denied, side.credentials, side.slow) = (None, false, false, Span(20));
         world.after(60_000, Item::Happens(Happening::BrakeRelease { provider }));
     }
+    world.levers.failing_permille = 0;
     world.receivers_down.clear();
     world.crash_rate = 0;
     let mono = world.mono;
@@ -202,6 +217,13 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
         }
         Happening::Crash => world.crash(),
         Happening::Audit { number } => return audit(world, number),
+        Happening::LeversFail => {
+            world.levers.failing_permille = *world.levers.dice.pick(&[300, 1000]);
+            let wait = world.levers.dice.range(1_000, 3_600_000);
+            world.after(wait, Item::Happens(Happening::LeversWell));
+        }
+        Happening::LeversWell => world.levers.failing_permille = 0,
+        Happening::Rehearse => return super::levers::rehearse(world),
     }
     Vec::new()
 }

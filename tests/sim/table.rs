@@ -7,6 +7,8 @@ pub struct Tally {
     pub locks: u64,
     pub unlocks: u64,
     pub crashes: u64,
+    pub levers: u64,
+    pub drills: u64,
     pub notices: u64,
     pub false_locks: u64,
     pub missed_locks: u64,
@@ -28,6 +30,8 @@ impl Tally {
         self.locks += other.locks;
         self.unlocks += other.unlocks;
         self.crashes += other.crashes;
+        self.levers += other.levers;
+        self.drills += other.drills;
         self.notices += other.notices;
         self.false_locks += other.false_locks;
         self.missed_locks += other.missed_locks;
@@ -49,6 +53,8 @@ impl Tally {
             ("locks shown", self.locks),
             ("unlocks shown", self.unlocks),
             ("crashes", self.crashes),
+            ("lever moves", self.levers),
+            ("drills asked for", self.drills),
             ("notices delivered", self.notices),
             ("false locks", self.false_locks),
             ("missed or late locks", self.missed_locks),

@@ -46,6 +46,11 @@ pub enum Item {
     Restart {
         run: u64,
     },
+    /// A lever moves.
+    Levered {
+        run: u64,
+        order: cmek_watchdog::lever::LeverOrder,
+    },
     /// A key that is revoked since `since` has to be locked by now.
     LockDue {
         key: String,
@@ -94,6 +99,7 @@ pub struct World {
     pub check: Checker,
     pub crash_rate: u64,
     pub trace: bool,
+    pub levers: super::levers::Truth,
     queue: BTreeMap<(u64, u64), Item>,
     items: u64,
     wakes: u64,
@@ -106,7 +112,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(mut dice: Dice, plan: Plan, trace: bool) -> Self {
+    pub fn new(mut dice: Dice, plan: Plan, levers: super::levers::Truth, trace: bool) -> Self {
         let mut cloud = Cloud::default();
         for key in &plan.keys {
             cloud.key(&key.provider, &key.reference).account = key.account.clone();
@@ -132,6 +138,7 @@ impl World {
             check: Checker::new(),
             crash_rate: 0,
             trace,
+            levers,
             queue: BTreeMap::new(),
             items: 0,
             wakes: 0,
@@ -145,6 +152,11 @@ impl World {
 
     pub fn now(&self) -> Now {
         Now { mono: Mono(self.mono), wall: Wall(i64::try_from(self.mono).unwrap() + self.wall_offset) }
+    }
+
+    /// Whether the present configuration has levers.
+    pub fn config_levers(&self) -> bool {
+        !self.config.levers.is_empty()
     }
 
     pub fn say(&self, what: impl FnOnce() -> String) {
@@ -206,6 +218,7 @@ impl World {
                 }
                 Vec::new()
             }
+            Item::Levered { run, order, .. } => super::levers::moved(self, run, order).into_iter().collect(),
             Item::LockDue { key, since, change } => {
                 super::check::lock_due(self, &key, since, change);
                 Vec::new()
@@ -292,6 +305,9 @@ impl World {
         if stop(4) {
             return self.crash();
         }
+        for order in out.levers {
+            super::levers::ordered(self, order);
+        }
         for send in out.sends {
             self.check.sending(&self.disk, &send.receiver, &send.notice);
             let wait = 20 + self.dice.below(500);
@@ -319,6 +335,7 @@ impl World {
                     });
                 }
                 super::check::shown(self, before.as_deref(), &view);
+                super::levers::shown(self, &view);
             }
             Change::Key(view) => {
                 if self.trace && self.keys.get(&view.id).is_none_or(|k| k.state != view.state || k.held_by != view.held_by) {

@@ -175,6 +175,8 @@ pub fn workspace(id: &str, access: Access) -> WorkspaceView {
         overrides: vec![],
         durable: true,
         would_access: None,
+        levers: Vec::new(),
+        drill: None,
     }
 }
 
@@ -292,6 +294,7 @@ impl House {
             metrics: Arc::new(Metrics::new().unwrap()),
             reload: Arc::new(Reloading(Ok(()))),
             health: Arc::new(Health::new(clock::now().mono)),
+            vault: None,
         };
         publish(&app.published);
         Self { app, limits: Limits::default(), asked: Arc::default(), orders: Some(orders) }
@@ -353,6 +356,7 @@ pub fn obey(action: &Action) -> Answered {
             Err(Refusal { slug: RefusalSlug::KeyLocks, detail: "key `demo` locks wrkspc_demo".into() })
         }
         Action::DeleteKey { .. } => Ok(Reply::Done),
+        Action::Journal { .. } | Action::VaultKey { .. } => Ok(Reply::Done),
         Action::Reload { .. } | Action::ReloadFailed { .. } | Action::TestReceiver { .. } | Action::Report { .. } => Ok(Reply::Done),
     }
 }

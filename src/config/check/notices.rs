@@ -109,7 +109,7 @@ pub fn secret(sheet: &mut Sheet<'_>, text: &Text) -> Option<SecretRef> {
     note(sheet, text, found)
 }
 
-fn url(sheet: &mut Sheet<'_>, text: &Text) -> Option<UrlRef> {
+pub fn url(sheet: &mut Sheet<'_>, text: &Text) -> Option<UrlRef> {
     let found = values::url_ref(text.get_ref(), sheet.base_dir());
     note(sheet, text, found)
 }
