@@ -343,6 +343,56 @@ pub struct AuditSource {
     /// What the kind reads: queue address (`sqs`), Log Analytics workspace (`azure_monitor`), Google
     /// project (`cloud_logging`, `None` = the projects of the keys); `None` for the others.
     pub address: Option<String>,
+    /// AWS region, else the provider's.
+    pub region: Option<String>,
+    /// AWS role in the owner's account, else the provider's identity.
+    pub assume_role: Option<AssumeRole>,
+    /// Google service account, else the provider's identity.
+    pub impersonate: Option<String>,
+    /// Azure tenant of the log workspace.
+    pub tenant: Option<String>,
+    /// Azure subscription whose activity log is read too.
+    pub subscription: Option<String>,
+    /// Another address of the service, for emulators and private endpoints.
+    pub endpoint: Option<String>,
+    /// Personal data that is hidden before anything is kept.
+    pub mask: Vec<crate::audit::Mask>,
+    /// Whether its events make a key due at once.
+    pub look_now: bool,
+    /// Messages of a queue that cannot be read are deleted; else they are left to its own policy.
+    pub delete_malformed: bool,
+    pub auth: Option<PushAuth>,
+}
+
+impl AuditKind {
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CloudTrail => "cloudtrail",
+            Self::CloudLogging => "cloud_logging",
+            Self::AzureMonitor => "azure_monitor",
+            Self::Sqs => "sqs",
+            Self::Push => "push",
+        }
+    }
+}
+
+/// How a sender of hints proves who it is; without one of these a token of role `hint` does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PushAuth {
+    /// EventBridge API destination: `x-api-key`.
+    ApiKey(SecretRef),
+    /// Event Grid: `aeg-sas-key`.
+    SasKey(SecretRef),
+    /// Pub/Sub push, Event Grid with Entra ID: a signed token.
+    Oidc {
+        audience: String,
+        issuer: String,
+        jwks: String,
+        /// The service account (`email`) or application (`azp`, `appid`) that signs.
+        subject: String,
+    },
 }
 
 /// The whole configuration, checked.

@@ -30,6 +30,7 @@ pub mod ask;
 pub mod authz;
 pub mod client;
 pub mod drills;
+pub mod hints;
 pub mod input;
 pub mod keys;
 pub mod ofrep;
@@ -108,6 +109,8 @@ pub struct Limits {
     pub answer: Duration,
     pub connections: usize,
     pub body_bytes: usize,
+    /// Bodies of pushed events are other people's, and longer.
+    pub hint_bytes: usize,
     /// Validations that may wait at the same time.
     pub validations: usize,
     /// Event streams of OFREP that may be open at the same time.
@@ -126,6 +129,7 @@ impl Default for Limits {
             answer: Duration::from_secs(30),
             connections: 4096,
             body_bytes: 64 * 1024,
+            hint_bytes: 512 * 1024,
             validations: 64,
             flag_streams: 1024,
             heartbeat: Duration::from_secs(15),
@@ -140,6 +144,7 @@ pub struct Doors {
     pub app: App,
     pub limits: Limits,
     validations: Arc<Semaphore>,
+    hints: hints::Hints,
     flag_streams: Arc<Semaphore>,
     tickets: Arc<ofrep::ticket::Tickets>,
 }
@@ -164,6 +169,7 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         limits,
         validations: Arc::new(Semaphore::new(limits.validations)),
         flag_streams: Arc::new(Semaphore::new(limits.flag_streams)),
+        hints: hints::Hints::default(),
         tickets: Arc::new(ofrep::ticket::Tickets::new()),
     };
     // Gate questions do no I/O and read no body: they go without timer and without its allocation.
@@ -193,6 +199,7 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/keys/{id}/versions/{version}/retire", post(keys::retire_version))
         .route("/v1/providers", get(status::providers))
         .route("/v1/providers/{id}/brake", post(status::release_brake))
+        .route("/v1/hints/{source}", post(hints::take))
         .route("/v1/status", get(status::status))
         .route("/v1/reload", post(status::reload))
         .route("/v1/receivers/{name}/test", post(status::test_receiver))

@@ -16,6 +16,7 @@ pub mod probe;
 pub mod verdict;
 pub mod policy;
 pub mod schedule;
+pub mod audit;
 pub mod lifecycle;
 pub mod gate;
 pub mod snapshot;

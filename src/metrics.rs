@@ -8,7 +8,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaug
 use crate::config::Config;
 use crate::published::Snapshot;
 use crate::time::{Now, Span};
-use crate::words::{FailureKind, Leg, LegOutcome};
+use crate::words::{AuditMeaning, AuditTrouble, FailureKind, Leg, LegOutcome};
 
 pub mod families;
 pub mod text;
@@ -63,6 +63,13 @@ label! {
     }
 }
 
+label! {
+    /// What became of a pushed hint.
+    HintOutcome {
+        Accepted = "accepted", Unmatched = "unmatched", Validation = "validation", Malformed = "malformed", Refused = "refused", Busy = "busy",
+    }
+}
+
 const PROBE_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 const LATENCY_BUCKETS: &[f64] = &[0.005, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 
@@ -82,6 +89,10 @@ pub struct Metrics {
     reloads: IntCounterVec,
     refused: Vec<IntCounter>,
     store_write_failures: IntCounter,
+    audit_events: IntCounterVec,
+    audit_malformed: IntCounterVec,
+    audit_faults: IntCounterVec,
+    hints: IntCounterVec,
     probe_task_panics: IntCounter,
     vault: Vault,
 }
@@ -164,6 +175,14 @@ impl Metrics {
             reloads: counters("cmek_config_reloads_total", "Loads of the configuration after the start, by result.", &["result"])?,
             refused: RefusedReason::ALL.iter().map(|r| refused.with_label_values(&[r.as_str()])).collect(),
             store_write_failures: counter("cmek_store_write_failures_total", "Transactions that the store did not take.")?,
+            audit_events: counters("cmek_audit_events_total", "Events of audit sources by what they mean.", &["source", "meaning"])?,
+            audit_malformed: counters("cmek_audit_malformed_total", "Entries of audit sources that could not be read.", &["source"])?,
+            audit_faults: counters(
+                "cmek_audit_faults_total",
+                "Calls to audit sources that gave nothing, by reason.",
+                &["source", "reason"],
+            )?,
+            hints: counters("cmek_hints_total", "Pushed hints by what became of them.", &["source", "outcome"])?,
             probe_task_panics: counter("cmek_probe_task_panics_total", "Probes whose adapter panicked; each counts as unclassified.")?,
             vault: Vault::new(&registry)?,
             registry,
@@ -267,6 +286,26 @@ impl Metrics {
     /// The store did not take a transaction.
     pub fn store_write_failure(&self) {
         self.store_write_failures.inc();
+    }
+
+    /// One event of an audit source, or of a hint.
+    pub fn audit_event(&self, source: &str, meaning: AuditMeaning) {
+        self.audit_events.with_label_values(&[source, meaning.as_str()]).inc();
+    }
+
+    /// Entries of an audit source that could not be read.
+    pub fn audit_malformed(&self, source: &str, count: u64) {
+        self.audit_malformed.with_label_values(&[source]).inc_by(count);
+    }
+
+    /// A call to an audit source gave nothing.
+    pub fn audit_fault(&self, source: &str, reason: AuditTrouble) {
+        self.audit_faults.with_label_values(&[source, reason.as_str()]).inc();
+    }
+
+    /// A pushed hint came to its end.
+    pub fn hint(&self, source: &str, outcome: HintOutcome) {
+        self.hints.with_label_values(&[source, outcome.as_str()]).inc();
     }
 
     /// A probe's adapter panicked.

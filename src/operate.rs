@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::audit::Told;
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::snapshot::{DrillView, KeyView, WorkspaceView};
@@ -85,6 +86,10 @@ pub enum Action {
     TestReceiver {
         receiver: ReceiverId,
     },
+    /// What an audit source tells; answered when it is on disk.
+    Audit {
+        told: Box<Told>,
+    },
     /// One activity event of a workspace; answered when it is stored.
     Journal {
         event: EventType,
@@ -116,6 +121,8 @@ pub enum Reply {
     Drill(Arc<DrillView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
+    /// How many registered keys the events spoke of.
+    Heard(u32),
 }
 
 /// Why it was not done. `slug` is the problem type (`urn:cmek-watchdog:<slug>`).

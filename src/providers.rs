@@ -202,5 +202,22 @@ fn external_ids(config: &Config, provider: &Provider) -> Result<ExternalIds, Vec
     if faults.is_empty() { Ok(ids) } else { Err(faults) }
 }
 
+/// The external ids of an audit source's role, resolved.
+///
+/// # Errors
+/// The missing secret's name.
+pub fn source_external_ids(provider: &Provider, source: &crate::config::AuditSource) -> Result<ExternalIds, String> {
+    let own = match &provider.detail {
+        ProviderDetail::Aws { assume_role, .. } => assume_role.as_ref(),
+        ProviderDetail::Local { .. } | ProviderDetail::Gcp { .. } | ProviderDetail::Azure { .. } => None,
+    };
+    let mut ids = ExternalIds::default();
+    for reference in own.into_iter().chain(&source.assume_role).filter_map(|role| role.external_id.as_deref()) {
+        let value = secrets::resolve_text(reference).map_err(|fault| fault.to_string())?;
+        ids.insert(reference, value.expose());
+    }
+    Ok(ids)
+}
+
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! The one loop: wake-ups, results, operators -> `Watch::handle` -> perform the effects. It knows no
 //! order of its own: what may be shown, written or sent, and when, is decided in the core.
 
+mod audit;
 mod calendar;
 mod effects;
 mod reload;

@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::audit::Gap;
 use crate::key::{KeyId, KeyVersion, LeverId, ProviderId, ReceiverId, WorkspaceId};
 use crate::kms::RotationFact;
 use crate::probe::LegResult;
 use crate::time::{Mono, Wall};
 use crate::words::{
-    Access, By, Cause, Code, FailureKind, HeldBy, LeverAct, LeverState, ProviderKind, Release, Sequence, StateWord, VerdictWord,
+    Access, AuditTrouble, By, Cause, Code, FailureKind, HeldBy, LeverAct, LeverState, ProviderKind, Release, Sequence, StateWord,
+    VerdictWord,
 };
 
 /// One version of a key as shown.
@@ -226,6 +228,26 @@ pub struct DaemonView {
     pub outbox: Vec<OutboxView>,
     /// Drills under way, and the last that ended.
     pub drills: Vec<DrillView>,
+    #[serde(default)]
+    pub audit: Vec<AuditView>,
+}
+
+/// One audit source: what it covers, and what it does not.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuditView {
+    pub source: String,
+    pub kind: String,
+    pub provider: ProviderId,
+    /// From when on it was read.
+    pub since: Option<Wall>,
+    /// Until when everything that the log has was seen.
+    pub seen_until: Option<Wall>,
+    pub trouble: Option<AuditTrouble>,
+    pub trouble_since: Option<Wall>,
+    pub message: Option<String>,
+    /// Stretches that were not read and will not be.
+    pub gaps: Vec<Gap>,
+    pub unseen: Vec<String>,
 }
 
 /// One receiver's queue.

@@ -6,6 +6,7 @@ mod cell;
 mod control;
 mod credentials;
 mod drills;
+mod hearing;
 mod judging;
 mod ledger;
 mod levers;
@@ -15,6 +16,7 @@ mod registering;
 mod reload;
 mod restore;
 mod seen;
+mod sending;
 mod tell;
 mod versions;
 mod views;
@@ -46,6 +48,7 @@ use ledger::Ledger;
 use workspaces::Workspace;
 
 pub use control::testimony;
+pub use hearing::SourceState;
 pub use restore::Start;
 
 /// A waiting caller.
@@ -122,7 +125,7 @@ pub enum Count {
         provider: ProviderId,
         count: u64,
     },
-    /// `stage` of `lockout_latency_seconds`, from the last good look.
+    /// `stage` of `lockout_latency_seconds`, from the last good look or the provider's own time of the change.
     Latency {
         stage: &'static str,
         start: &'static str,
@@ -199,6 +202,7 @@ pub struct Watch {
     /// Good looks of each identity on each account, newest.
     vouchers: BTreeMap<(ProviderId, Arc<str>, Arc<str>), Mono>,
     counts: VecDeque<Count>,
+    hearing: hearing::Hearing,
 }
 
 /// Probes under way at most, all lanes together.
@@ -227,6 +231,7 @@ impl Watch {
         self.release_brakes_in_time(now);
         self.count_down_credentials(now);
         self.end_drills(now);
+        self.settle_names(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
         self.start_sends(now, out);
@@ -257,6 +262,7 @@ impl Watch {
             self.outbox.next_deadline(),
             self.levers.next_deadline(),
             self.next_drill_end(),
+            self.hearing.next(now),
         ]
         .into_iter()
         .flatten()

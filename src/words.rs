@@ -221,10 +221,66 @@ vocabulary! {
         StoreDamage = "store.damage",
         OverrideStarted = "override.started",
         OverrideEnded = "override.ended",
+        AuditEvent = "audit.event",
+        AuditSilent = "audit.silent",
+        AuditResumed = "audit.resumed",
+        KeyAttributed = "key.attributed",
         Digest = "digest",
         SafetyPreserved = "safety.preserved",
         VaultOperatorKey = "vault.operator_key",
         VaultKeysGood = "vault.keys_good",
+    }
+}
+
+vocabulary! {
+    /// What an event of an audit log means for a key, whatever the provider calls it; also the metric label.
+    AuditMeaning {
+        Disable = "disable",
+        Enable = "enable",
+        ScheduleDeletion = "schedule_deletion",
+        CancelDeletion = "cancel_deletion",
+        DeleteMaterial = "delete_material",
+        ImportMaterial = "import_material",
+        PolicyChange = "policy_change",
+        GrantCreated = "grant_created",
+        GrantRevoked = "grant_revoked",
+        GrantRetired = "grant_retired",
+        Rotation = "rotation",
+        VersionDisable = "version_disable",
+        VersionEnable = "version_enable",
+        VersionDestroy = "version_destroy",
+        VersionRestore = "version_restore",
+        AliasChange = "alias_change",
+        VaultDeleted = "vault_deleted",
+        VaultRecovered = "vault_recovered",
+        FirewallChange = "firewall_change",
+        KeyStoreChange = "key_store_change",
+        Expiry = "expiry",
+        Purge = "purge",
+        /// Attributes changed, and the log does not say which (Azure's `KeyUpdate`).
+        Update = "update",
+        /// Changes nothing that a probe could see: tags, descriptions, rotation periods, a new key.
+        Settings = "settings",
+        /// A use or a read: no change at all.
+        Use = "use",
+        /// A name that is not in the table.
+        Other = "other",
+    }
+}
+
+vocabulary! {
+    /// Why an audit log cannot be read.
+    AuditTrouble {
+        Throttled = "throttled",
+        Denied = "denied",
+        /// The log is there and switched off, or does not exist.
+        LogDisabled = "log_disabled",
+        Credentials = "credentials",
+        Unreachable = "unreachable",
+        Timeout = "timeout",
+        ProviderFault = "provider_fault",
+        Misconfigured = "misconfigured",
+        Malformed = "malformed",
     }
 }
 

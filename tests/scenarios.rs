@@ -28,6 +28,8 @@ mod wire;
 
 #[path = "scenarios/answers.rs"]
 mod answers;
+#[path = "scenarios/audit.rs"]
+mod audit;
 #[path = "scenarios/bench.rs"]
 mod bench;
 #[path = "scenarios/doubt.rs"]

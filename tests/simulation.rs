@@ -39,7 +39,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// One world from its beginning to its end; gives its figures and what was wrong.
-fn live(seed: u64, days_permille: u64, with_levers: bool, trace: bool) -> (Tally, Vec<String>) {
+fn live(seed: u64, days_permille: u64, with_levers: bool, trace: bool, chatter: bool) -> (Tally, Vec<String>) {
     let mut dice = Dice::new(seed);
     let keys = dice.range(3, 25);
     let mut plan = plan::Plan::draw(&mut dice, keys);
@@ -55,6 +55,9 @@ fn live(seed: u64, days_permille: u64, with_levers: bool, trace: bool) -> (Tally
     let begin = world.mono + 3 * interval;
     world.run_until(begin);
     script::write(&mut world, length);
+    if chatter {
+        script::chatter(&mut world, &mut Dice::new(seed ^ 0x5eed), length);
+    }
     if with_levers {
         script::write_levers(&mut world, length);
     }
@@ -84,7 +87,7 @@ fn every_history_keeps_what_is_promised() {
     let mut total = Tally::default();
     let mut failed = Vec::new();
     for seed in seeds {
-        let (tally, wrong) = live(seed, days_permille, seed % 2 == 0 && !old.contains(&seed), trace);
+        let (tally, wrong) = live(seed, days_permille, seed % 2 == 0 && !old.contains(&seed), trace, number("SIM_CHATTER").is_some());
         total.add(&tally);
         if !wrong.is_empty() {
             for line in wrong.iter().take(5) {
@@ -95,4 +98,17 @@ fn every_history_keeps_what_is_promised() {
     }
     total.print();
     assert!(failed.is_empty(), "seeds {failed:?} broke a promise; SIM_SEED=n SIM_TRACE=1 replays one");
+}
+
+/// Whatever audit logs and hints say, true or invented: every promise holds as without them.
+#[test]
+fn audit_events_and_hints_break_no_promise() {
+    for seed in 1..=number("SIM_SEEDS").unwrap_or(3) {
+        let (_, wrong) = live(seed, number("SIM_DAYS").map_or(200, |days| days * 1000), false, false, true);
+        assert!(
+            wrong.is_empty(),
+            "seed {seed}: {:?}; SIM_CHATTER=1 SIM_SEED={seed} SIM_TRACE=1 replays it",
+            wrong.iter().take(5).collect::<Vec<_>>()
+        );
+    }
 }

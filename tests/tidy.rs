@@ -16,8 +16,10 @@ const AGAINST_THE_ORDER: &[(&str, &str, &str)] = &[];
 /// A catch-all over our own words: file, function or type named in the finding, reason.
 const CATCH_ALLS: &[(&str, &str, &str)] = &[];
 
-/// Crates that one inside file may use beside serde and thiserror: path prefix, crate.
-const ALSO: &[(&str, &str)] = &[("config", "toml"), ("watch/restore.rs", "serde_json")];
+/// Crates that one inside file may use beside serde and thiserror: path prefix, crate. The bodies that
+/// audit logs and hints come in are JSON of other people's making: reading them is a decision of the
+/// inside, and serde_json is pure.
+const ALSO: &[(&str, &str)] = &[("config", "toml"), ("watch/restore.rs", "serde_json"), ("audit", "serde_json")];
 
 /// Longest file, its tests not counted.
 const LINES: usize = 500;

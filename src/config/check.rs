@@ -10,6 +10,7 @@ use super::{Brake, Config, GateConfig, Heartbeat, Server, StoreConfig, StoreUrl,
 use crate::time::Span;
 use crate::words::Role;
 
+mod audit;
 mod budget;
 mod features;
 mod gather;
@@ -107,7 +108,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         features,
         workspace_features,
         workspaces,
-        audit: notices::audit(sheet, &providers),
+        audit: audit::audit(sheet, &providers),
         reports: notices::reports(sheet, &receivers),
         receivers,
         routes,

@@ -286,6 +286,39 @@ pub struct Audit {
     pub log_workspace: Option<Text>,
     /// `cloud_logging` only.
     pub project: Option<Text>,
+    /// `cloudtrail`, `sqs`.
+    pub region: Option<Text>,
+    pub assume_role: Option<AssumeRole>,
+    /// `cloud_logging`.
+    pub impersonate: Option<Text>,
+    /// `azure_monitor`.
+    pub tenant: Option<Text>,
+    pub subscription: Option<Text>,
+    pub endpoint: Option<Text>,
+    #[serde(default)]
+    pub mask: Vec<Text>,
+    pub look_now: Option<bool>,
+    /// `sqs`.
+    pub malformed: Option<Text>,
+    /// `push`.
+    pub auth: Option<Spanned<PushAuth>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushAuth {
+    pub api_key: Option<Text>,
+    pub sas_key: Option<Text>,
+    pub oidc: Option<Oidc>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oidc {
+    pub audience: Text,
+    pub issuer: Text,
+    pub jwks: Text,
+    pub subject: Text,
 }
 
 #[derive(Deserialize)]

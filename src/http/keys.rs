@@ -21,7 +21,7 @@ use crate::journal::JournalQuery;
 use crate::key::{KeyId, KeyVersion};
 use crate::metrics::RefusedReason;
 use crate::operate::{Action, RefusalSlug, Reply};
-use crate::snapshot::KeyView;
+use crate::snapshot::{AuditView, KeyView};
 use crate::words::{LegOutcome, StateWord, VerdictWord};
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -72,9 +72,9 @@ pub async fn validate(
     };
     match ask(&doors, operator.actor, Action::Validate { key: key.clone() }).await? {
         Asked::Answered(Ok(Reply::Key(view))) => Ok(validated(&view, failure(&view))),
-        Asked::Answered(Ok(Reply::Done | Reply::Workspace(_) | Reply::Drill(_) | Reply::Released(_) | Reply::Registered(_))) => {
-            published(&doors, &key, None)
-        }
+        Asked::Answered(Ok(
+            Reply::Done | Reply::Workspace(_) | Reply::Drill(_) | Reply::Released(_) | Reply::Registered(_) | Reply::Heard(_),
+        )) => published(&doors, &key, None),
         Asked::Answered(Err(refusal)) if refusal.slug == RefusalSlug::Busy => {
             doors.refused(RefusedReason::TooMany, key.as_str());
             Err(too_many(&refusal.detail))
@@ -121,6 +121,14 @@ fn failure(view: &KeyView) -> Option<String> {
     ))
 }
 
+/// The journal of a key, and which audit logs were read for it.
+#[derive(Serialize)]
+struct History<T, N> {
+    items: Vec<T>,
+    next: N,
+    audit: Vec<AuditView>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct HistoryQuery {
     limit: Option<u32>,
@@ -145,7 +153,12 @@ pub async fn history(
         }
     }
     let limit = u32::try_from(limit).unwrap_or(1);
-    Ok(Json(journal(&doors, &JournalQuery { limit, ..ask }).await?).into_response())
+    let page = journal(&doors, &JournalQuery { limit, ..ask }).await?;
+    let provider = snapshot.keys.get(&key).map(|view| view.provider.clone());
+    // Beside the timeline: what could be heard at all, so that silence is not read as an absence.
+    let of_key = |view: &&AuditView| provider.as_ref().is_none_or(|provider| *provider == view.provider);
+    let audit: Vec<AuditView> = snapshot.daemon.audit.iter().filter(of_key).cloned().collect();
+    Ok(Json(History { items: page.items, next: page.next, audit }).into_response())
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]

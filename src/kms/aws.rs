@@ -4,6 +4,7 @@
 //! except for the vault's own bytes (`vault.rs`), which no probe can reach.
 
 pub mod answer;
+mod audit;
 pub mod client;
 pub mod errors;
 mod facts;
@@ -27,6 +28,7 @@ use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Rotation,
 use crate::time::{Now, Span};
 use crate::words::{FailureKind, ProviderKind};
 
+pub use audit::AuditClients;
 pub use client::ExternalIds;
 use client::{Clients, Services};
 use fault::{Fault, fault_of};

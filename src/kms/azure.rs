@@ -25,6 +25,7 @@ use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Unwrapped
 use crate::time::{Span, Wall};
 use crate::words::{FailureKind, ProviderKind};
 
+mod audit;
 mod errors;
 mod facts;
 mod identity;
@@ -32,6 +33,7 @@ mod vault;
 mod vaults;
 mod wire;
 
+pub use audit::LogSignIn;
 pub use identity::AzureIdentity;
 pub use vault::AzureVaultKey;
 pub use vaults::{CALL_MARK, MARK};

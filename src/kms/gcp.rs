@@ -5,6 +5,7 @@
 //! by `x-goog-request-reason`, which Cloud Audit Logs keep (`requestMetadata.requestAttributes.reason`),
 //! so that the key's owner can filter us out.
 
+mod audit;
 pub mod errors;
 mod facts;
 mod identity;
@@ -20,6 +21,7 @@ use google_cloud_gax::options::RequestOptionsBuilder;
 use google_cloud_kms_v1::model::{CryptoKeyVersion, DecryptResponse, EncryptResponse};
 use zeroize::{Zeroize, Zeroizing};
 
+pub use audit::logging_client;
 pub use identity::GcpSetupError;
 pub use vault::GcpVaultKey;
 

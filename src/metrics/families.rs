@@ -30,6 +30,7 @@ pub fn write(text: &mut Text, snapshot: &Snapshot, config: &Config, now: Now) {
         .count(&[], omitted(snapshot.workspaces.len(), workspaces.len()));
     providers(text, snapshot);
     receivers(text, snapshot, now);
+    audit(text, snapshot, now);
     daemon(text, snapshot, now);
     policies(text, config);
 }
@@ -198,6 +199,20 @@ fn receivers(text: &mut Text, snapshot: &Snapshot, now: Now) {
         if let Some(at) = queue.last_success_at {
             family.sample(&[("receiver", &queue.receiver)], seconds(at));
         }
+    }
+}
+
+fn audit(text: &mut Text, snapshot: &Snapshot, now: Now) {
+    let help = "Age of the newest moment up to which an audit source was read; absent before the first read and for pushed events.";
+    let mut family = text.family("cmek_audit_lag_seconds", Kind::Gauge, help);
+    for source in &snapshot.daemon.audit {
+        if let Some(until) = source.seen_until {
+            family.sample(&[("source", &source.source)], now.wall.since(until).as_secs_f64());
+        }
+    }
+    let mut family = text.family("cmek_audit_source_failing", Kind::Gauge, "Whether an audit source cannot be read now.");
+    for source in &snapshot.daemon.audit {
+        family.count(&[("source", &source.source)], u64::from(source.trouble.is_some()));
     }
 }
 

@@ -63,6 +63,10 @@ impl Topic {
             EventType::KeyRotated
             | EventType::KeyRotationOverdue
             | EventType::KeySubstituted
+            | EventType::KeyAttributed
+            | EventType::AuditEvent
+            | EventType::AuditSilent
+            | EventType::AuditResumed
             | EventType::Test
             | EventType::OperatorAction
             | EventType::ClockStepped
@@ -165,6 +169,7 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::WorkspaceWouldLock
         | EventType::ProviderUnreachable
         | EventType::ReceiverFailing
+        | EventType::AuditSilent
         | EventType::ProbeMissedWindow
         | EventType::ClockStepped
         | EventType::OverrideStarted
@@ -172,6 +177,9 @@ pub const fn severity_of(event: EventType) -> Severity {
         EventType::KeyRecovering
         | EventType::KeyActive
         | EventType::KeyRotated
+        | EventType::KeyAttributed
+        | EventType::AuditEvent
+        | EventType::AuditResumed
         | EventType::KeyUnproven
         | EventType::KeyRetired
         | EventType::WorkspaceOpened

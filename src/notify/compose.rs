@@ -77,6 +77,21 @@ pub const fn condition(kind: FailureKind) -> &'static str {
     }
 }
 
+/// Who did it, as an audit log tells it: `DisableKey by NAME from ADDRESS at TIME (event ID).`
+#[must_use]
+pub fn done_by(event: &crate::audit::AuditEvent) -> String {
+    let actor = event.actor.name().map_or_else(|| "somebody the log does not name".to_owned(), str::to_owned);
+    let bare = if event.actor.is_opaque() { " (an id that has no name: the principal may be deleted)" } else { "" };
+    let from = event.actor.address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
+    format!("{} by {actor}{bare}{from} at {} (event {}).", event.name, event.at, event.id)
+}
+
+/// The follow-up when a name comes after the transition was told.
+#[must_use]
+pub fn attributed(asked: EventType, event: &crate::audit::AuditEvent) -> String {
+    format!("To what was told before ({}): {}", happened(asked), done_by(event))
+}
+
 /// One sentence: what was seen.
 #[must_use]
 pub fn sentence(facts: &Facts<'_>) -> String {
@@ -139,6 +154,10 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::StoreDamage => format!("A stored record of {name} is damaged and was replaced. No key was judged by it."),
         EventType::OverrideStarted => format!("An operator holds the automatic lock by key {name} off{when}."),
         EventType::OverrideEnded => format!("The operator's hold on the automatic lock by key {name} is over."),
+        EventType::AuditEvent => format!("An audit log tells of a change at key {name}{when}."),
+        EventType::AuditSilent => format!("Audit source {name} cannot be read{when}. Keys are watched all the same."),
+        EventType::AuditResumed => format!("Audit source {name} is read again{when}."),
+        EventType::KeyAttributed => format!("Key {name}: an audit log tells who did it{when}."),
         EventType::Digest => format!("State of all keys{when}."),
         EventType::SafetyPreserved => "Safety metadata was preserved.".to_owned(),
         EventType::VaultOperatorKey => {
@@ -318,6 +337,10 @@ const fn happened(event: EventType) -> &'static str {
         EventType::StoreDamage => "stored record damaged",
         EventType::OverrideStarted => "automatic lock held off",
         EventType::OverrideEnded => "automatic lock no longer held off",
+        EventType::AuditEvent => "changed by its owner",
+        EventType::AuditSilent => "an audit log cannot be read",
+        EventType::AuditResumed => "an audit log is read again",
+        EventType::KeyAttributed => "known who did it",
         EventType::Digest => "daily state",
         EventType::SafetyPreserved => "safety metadata preserved",
         EventType::VaultOperatorKey => "safety vault's key fails",

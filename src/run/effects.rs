@@ -203,10 +203,11 @@ impl Performer {
                 metrics.kms_call(provider.as_str(), leg.as_str());
             }
             Count::Missed { provider, count } => (0..count).for_each(|_| metrics.missed_window(provider.as_str())),
-            Count::Latency { stage, span, .. } => {
+            Count::Latency { stage, start, span } => {
                 let stage = Stage::ALL.iter().copied().find(|s| s.as_str() == stage);
                 if let Some(stage) = stage {
-                    metrics.lockout_latency(stage, Start::LastGood, span);
+                    let start = if start == Start::Provider.as_str() { Start::Provider } else { Start::LastGood };
+                    metrics.lockout_latency(stage, start, span);
                 }
             }
             Count::Notices { receiver, counts } => self.notices(&receiver, counts),

@@ -44,6 +44,7 @@ impl Reloader {
         let old = self.config.load_full();
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
+        crate::run::audit::check(&loaded.config)?;
         let vault_keys = vault_keys(&loaded.config).await.map_err(|e| e.to_string())?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
         let levers = levers(&loaded.config).map_err(|e| e.to_string())?;

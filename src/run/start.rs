@@ -2,6 +2,7 @@
 //! The start, in the only safe order: configuration, secrets, store, stored locks published, then
 //! doors. Nothing is served before stored locks stand, and a start that cannot be safe is refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub enum Fault {
     #[error("{0}")]
     Receivers(#[from] ReceiversError),
     #[error("{0}")]
+    Audit(String),
+    #[error("{0}")]
     Levers(#[from] LeversError),
     #[error("server.tls: {0}")]
     Tls(#[from] TlsFault),
@@ -74,7 +77,13 @@ impl Fault {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Providers(_) | Self::Receivers(_) | Self::Levers(_) | Self::Tls(_) | Self::NotBuilt(_) => 78,
+            Self::Config(_)
+            | Self::Providers(_)
+            | Self::Receivers(_)
+            | Self::Levers(_)
+            | Self::Audit(_)
+            | Self::Tls(_)
+            | Self::NotBuilt(_) => 78,
             Self::Store { .. } | Self::Lost { .. } | Self::Replaced { .. } => 74,
             Self::Listen { .. } | Self::Socket(_) | Self::Runtime(_) => 1,
         }
@@ -101,19 +110,26 @@ fn choose(options: &RunOptions, last_good: &LastGood) -> Result<Chosen, Fault> {
     }
 }
 
+/// Receivers, and the secrets of audit sources: a missing one ends the start and is named.
+fn outward(config: &Config) -> Result<crate::run::effects::ReceiverMap, Fault> {
+    crate::run::audit::check(config).map_err(Fault::Audit)?;
+    Ok(receivers(config)?)
+}
+
 pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let last_good = LastGood::beside(&options.config_path);
     let chosen = choose(&options, &last_good)?;
     let config = Arc::clone(&chosen.loaded.config);
     chosen.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let opened = Providers::open(&config, None).await?;
-    let receivers = Arc::new(ArcSwap::from_pointee(receivers(&config)?));
+    let receivers = Arc::new(ArcSwap::from_pointee(outward(&config)?));
     let levers = Arc::new(ArcSwap::from_pointee(levers(&config)?));
     let tls: Option<SharedTls> = match &config.server.tls {
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
         None => None,
     };
     let (store, spool, restored, lost) = open_store(&config).await?;
+    let cursors = crate::run::audit::stored_cursors(&restored.meta);
     let start = Start { store_lost: lost, config_error: chosen.error.clone(), config_text: None };
     let now = clock::now();
     let published = Published::default();
@@ -174,7 +190,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         health,
         vault: Some(vault),
     };
-    serve(handle, store, app, reloader, Doors { listener, socket, tls }, signals).await
+    serve(handle, store, app, reloader, Doors { listener, socket, tls, cursors }, signals).await
 }
 
 /// The vault over the store, with keys of its own. Without a configured key it is there and empty.
@@ -202,6 +218,8 @@ struct Doors {
     listener: tokio::net::TcpListener,
     socket: ControlSocket,
     tls: Option<SharedTls>,
+    /// Where the audit sources are read on from.
+    cursors: BTreeMap<String, crate::audit::Cursor>,
 }
 
 async fn serve(
@@ -209,7 +227,7 @@ async fn serve(
     store: Arc<SqliteStore>,
     app: App,
     reloader: Arc<Reloader>,
-    Doors { listener, socket, tls }: Doors,
+    Doors { listener, socket, tls, cursors }: Doors,
     signals: Signals,
 ) -> Result<(), Fault> {
     if let Some(vault) = &app.vault {
@@ -221,6 +239,8 @@ async fn serve(
     };
     tracing::info!(address = %listener.local_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()), "serving");
     let tcp = tokio::spawn(serve_tcp(listener, tls, app.clone(), Limits::default(), until(closed.clone())));
+    let readers = crate::run::audit::run(Arc::clone(&app.config), handle.asks.clone(), Arc::clone(&app.metrics), cursors, closed.clone());
+    let readers = tokio::spawn(readers);
     let unix = tokio::spawn(serve_socket(socket, app, Limits::default(), until(closed)));
     let calendar = calendar::start(Arc::clone(&reloader.config), handle.asks.clone()).await;
     supervise::ready();
@@ -235,7 +255,7 @@ async fn serve(
     let _ = handle.stop.send(true);
     let joined = tokio::task::spawn_blocking(move || handle.thread.join()).await;
     let _ = closing.send(true);
-    let _ = tokio::join!(tcp, unix);
+    let _ = tokio::join!(tcp, unix, readers);
     store.close().await;
     match joined {
         Ok(Ok(())) => Ok(()),

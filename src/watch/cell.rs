@@ -90,6 +90,9 @@ pub struct Kept {
     /// The key behind an alias when it was first proven.
     #[serde(default)]
     pub pinned: Option<String>,
+    /// What audit logs told of this key; absent until there is something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trail: Option<Box<crate::audit::attribution::Trail>>,
 }
 
 /// A probe under way.
@@ -130,6 +133,12 @@ pub struct KeyCell {
     /// An unlock is on its way to the disk.
     pub unlocking: bool,
     pub last_stored: Option<Mono>,
+    /// When a hint last brought a look forward.
+    pub hinted_at: Option<Mono>,
+    /// A hint came while a look was under way: the next one is due then.
+    pub hint_due: Option<Mono>,
+    /// When the look would have been that a hint brought forward.
+    pub planned: Option<Mono>,
 }
 
 /// The lane of a key: its owner's account, in the region whose calls the provider counts.
@@ -165,6 +174,9 @@ impl KeyCell {
             full: false,
             unlocking: false,
             last_stored: None,
+            hinted_at: None,
+            hint_due: None,
+            planned: None,
         }
     }
 

@@ -264,9 +264,10 @@ impl Watch {
         self.ledger.open.keys.insert(ix);
         let event = if finding.direction == verdict::Direction::Unwrap { EventType::KeyRevoked } else { EventType::KeyImpaired };
         self.tell_lock(now, ix, event, finding, &changed);
+        self.confirmed_at(now, ix);
         if let Some(good) = last_good {
             self.counts.push_back(Count::Latency { stage: "confirm", start: "last_good", span: now.mono.since(good) });
-            self.ledger.open.applies.push(good);
+            self.ledger.open.applies.push((good, ix));
         }
     }
 
@@ -384,6 +385,14 @@ impl Watch {
             }
             Again::In(span) => started.mono.plus(span).max(now.mono.plus(Span(1))),
         };
+        // An extra look puts nothing off, and a hint that came during this one is not lost.
+        let planned = cell.planned.take().filter(|planned| *planned > now.mono);
+        let hinted = cell.hint_due.take().map(|due| due.max(now.mono.plus(Span(1))));
+        if hinted.is_some() {
+            cell.hinted_at = hinted;
+            cell.planned = Some(planned.map_or(at, |planned| planned.min(at)));
+        }
+        let at = [Some(at), planned, hinted].into_iter().flatten().min().unwrap_or(at);
         let older_due = cell.needed_older().any(|(_, v)| v.last_checked.is_none() && v.canary.is_some());
         let at: Mono = if older_due { at.min(now.mono.plus(cell.policy.suspect_interval)) } else { at };
         self.schedule(ix, at);

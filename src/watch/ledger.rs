@@ -50,7 +50,7 @@ pub struct Held {
     pub replies: Vec<(Ticket, Reply, bool)>,
     pub asked_at: Option<Mono>,
     /// Locks in it, by when their key last worked: for the latency until they are shown.
-    pub applies: Vec<Mono>,
+    pub applies: Vec<(Mono, KeyIx)>,
 }
 
 /// An answer that is made when it goes out, so that it shows the state of that moment.
@@ -242,8 +242,11 @@ impl Watch {
         }
     }
 
-    fn count_applied(&mut self, now: Now, goods: &[Mono]) {
-        let spans = goods.iter().map(|good| Count::Latency { stage: "apply", start: "last_good", span: now.mono.since(*good) });
+    fn count_applied(&mut self, now: Now, goods: &[(Mono, KeyIx)]) {
+        for (_, key) in goods {
+            self.applied_at(now, *key);
+        }
+        let spans = goods.iter().map(|(good, _)| Count::Latency { stage: "apply", start: "last_good", span: now.mono.since(*good) });
         self.counts.extend(spans);
     }
 
@@ -275,7 +278,7 @@ impl Watch {
     fn lose_patience(&mut self, now: Now, out: &mut Effects) {
         let mut shown: Vec<WorkspaceId> = Vec::new();
         let mut keys: Vec<KeyIx> = Vec::new();
-        let mut applied: Vec<Mono> = Vec::new();
+        let mut applied: Vec<(Mono, KeyIx)> = Vec::new();
         let mut replies = Vec::new();
         let flight_orders = self.ledger.flight.as_ref().map(|f| f.commit.orders.clone()).unwrap_or_default();
         let holds = self

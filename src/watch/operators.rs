@@ -91,6 +91,7 @@ impl Watch {
                 );
                 Ok(Answer::Done)
             }
+            Action::Audit { told } => return self.take_told(now, ticket, *told, out),
             Action::TestReceiver { receiver } => match self.test_receiver(now, receiver, &actor) {
                 Ok(answer) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(answer)), false),
                 Err(refusal) => Err(refusal),

@@ -53,7 +53,7 @@ impl Watch {
     /// Something outside asks for a look now. It only ever brings a look forward.
     pub(super) fn hinted(&mut self, now: Now, key: &KeyId, _source: &str) {
         if let Some(ix) = self.by_id.get(key).copied() {
-            self.schedule(ix, now.mono);
+            self.look_soon(now, ix);
         }
     }
 
@@ -188,7 +188,9 @@ fn plan(cell: &KeyCell, now: Now) -> Plan {
     let older: Vec<_> = older.into_iter().map(|(_, canary)| canary).collect();
     let settled = matches!(cell.kept.life, KeyState::Active | KeyState::Impaired { .. });
     let missing = if settled { cell.missing().into_iter().take(MISSING_PER_ROUND).collect() } else { Vec::new() };
-    let describe = in_question || cell.full || cell.kept.warned.is_some() || !cell.proven() || cell.rounds.is_multiple_of(DESCRIBE_EVERY);
+    let describe = in_question || cell.full || cell.kept.warned.is_some() || !cell.proven() || cell.rounds.is_multiple_of(DESCRIBE_EVERY)
+        // A hint speaks of a state: describe says which.
+        || cell.planned.is_some();
     let rotation = describe && settled && cell.rotation_asked.is_none_or(|at| now.mono.since(at) >= ROTATION_EVERY);
     let extra = policy.call_timeout.times(u64::try_from(older.len()).unwrap_or(0));
     let deadline =

@@ -70,6 +70,7 @@ impl Watch {
         if self.by_name.get(&cell.name) == Some(&ix) {
             self.by_name.remove(&cell.name);
         }
+        self.hearing.renamed();
         for (id, ws) in &mut self.workspaces {
             let by_another = self.by_name.get(&cell.name).and_then(|ix| self.cells.get(ix)).is_some_and(|c| c.key.workspaces.contains(id));
             ws.bound.retain(|name| by_another || *name != cell.name);

@@ -78,6 +78,7 @@ impl Watch {
         for (key, _) in rows {
             watch.ledger.open.commit.keys.push(crate::journal::KeyRow { key, shard: Shard(0), state: None });
         }
+        watch.restore_settling();
         watch.relapse_spooled(now, &unwritten);
         watch.stand_by_orders(now);
         watch.mark_orphans(now);
@@ -127,6 +128,7 @@ impl Watch {
             shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
+            hearing: crate::watch::hearing::Hearing::default(),
         }
     }
 
@@ -142,6 +144,8 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
+            } else if let Some(source) = name.strip_prefix("audit:") {
+                self.hearing.sources.insert(source.to_owned(), from_text(text).unwrap_or_default());
             } else if let Some(id) = name.strip_prefix(MARKS).and_then(|id| ProviderId::new(id).ok()) {
                 self.restore_marks(id, text);
             } else if let Some(id) = name.strip_prefix(REGISTERED).and_then(|id| KeyId::new(id).ok()) {
@@ -239,6 +243,7 @@ impl Watch {
         if cell.key.refused.is_none() || !self.by_name.contains_key(&cell.name) {
             self.by_name.insert(cell.name.clone(), ix);
         }
+        self.hearing.renamed();
         self.bind(&cell, now);
         self.cells.insert(ix, cell);
         ix
@@ -291,6 +296,7 @@ impl Watch {
             target.pinned = Some(pinned.as_str().into());
             key.target = Arc::new(target);
             cell.key = Arc::new(key);
+            self.hearing.renamed();
         }
     }
 

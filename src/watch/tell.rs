@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::audit::AuditEvent;
 use crate::config::route;
 use crate::journal::{OverrideRow, Record};
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
@@ -11,13 +12,14 @@ use crate::lifecycle::{Finding, KeyState};
 use crate::lockout::Orders;
 use crate::notify::about::severity_of;
 use crate::notify::compose::{self, Facts};
-use crate::notify::{Delivery, Notice, NoticeId};
+use crate::notify::{Notice, NoticeId};
 use crate::schedule::KeyIx;
 use crate::time::{Now, Span, Wall};
 use crate::verdict::{Direction, Stated};
+use crate::watch::Watch;
+use crate::watch::hearing::{Explained, name_actor};
 use crate::watch::seen::day;
 use crate::watch::workspaces::Changed;
-use crate::watch::{Count, Effects, Watch};
 use crate::words::{Access, Cause, Code, EventType, FailureKind, ProviderKind, Sequence, Severity, StateWord};
 
 /// The outward code of a cause (SETTLED D2).
@@ -80,7 +82,7 @@ impl Watch {
 
     fn by(&mut self, actor: Option<&str>) {
         if let Some(record) = self.ledger.open.commit.records.last_mut() {
-            record.actor = actor.map(str::to_owned);
+            record.actor = actor.map(str::to_owned).or_else(|| record.actor.take());
         }
     }
 
@@ -193,11 +195,14 @@ impl Watch {
         detail.extend(kind.map(|kind| ("failure_kind", kind.to_string())));
         detail.extend(kind.map(|_| ("stated", stated.to_string())));
         detail.extend(request.map(|id| ("request_id", id)));
+        let why = self.explain(now, ix, event, kind, None);
         self.record(now, event, Some(id), None, detail);
+        self.stamp(&why);
         let message = self.sentence(ix, event, kind, stated);
         let mut notice = self.notice(now, event, severity, Some(ix));
         notice.cause = kind.map(Cause::Kind);
         notice.message = message;
+        name_actor(&mut notice, &why);
         notice.next_step = kind.map(|kind| compose::next_step(kind, self.kind_of(&provider)).to_owned());
         notice.previous_access = accesses.map(|(before, _)| before);
         notice.access = accesses.map(|(_, after)| after);
@@ -243,6 +248,10 @@ impl Watch {
         }
         let kind = finding.map(|f| f.kind);
         let stated = finding.is_some_and(|f| f.stated != Stated::No);
+        let why = match (ix, actor) {
+            (Some(ix), None) => self.explain(now, ix, event, kind, None),
+            (Some(_) | None, Some(_)) | (None, None) => Explained::default(),
+        };
         for change in &group {
             let mut detail = vec![
                 ("access", change.to.to_string()),
@@ -253,6 +262,7 @@ impl Watch {
             detail.extend(finding.map(|f| ("stated", (f.stated != Stated::No).to_string())));
             self.record(now, event, key.clone(), Some(change.workspace.clone()), detail);
             self.by(actor);
+            self.stamp(&why);
         }
         let provider_kind = ix.and_then(|ix| self.cells.get(&ix)).map_or(ProviderKind::Local, |c| self.kind_of(&c.key.provider));
         let name = key.as_ref().map_or("", |k| k.as_str()).to_owned();
@@ -267,6 +277,7 @@ impl Watch {
         notice.code = code_of(cause, access, kind);
         notice.message = message;
         notice.actor = actor.map(str::to_owned);
+        name_actor(&mut notice, &why);
         notice.since = Some(now.wall);
         notice.terminal = kind == Some(FailureKind::Destroyed) && stated;
         notice.next_step = kind.filter(|_| access != Access::Open).map(|kind| compose::next_step(kind, provider_kind).to_owned());
@@ -305,10 +316,16 @@ impl Watch {
         let id = self.key_id(ix);
         let mut detail = vec![("note", text.to_owned())];
         detail.extend(kind.map(|kind| ("failure_kind", kind.to_string())));
+        let why = match event == EventType::KeyDeletionScheduled {
+            true => self.explain(now, ix, event, kind, None),
+            false => Explained::default(),
+        };
         self.record(now, event, id, None, detail);
+        self.stamp(&why);
         let sentence = self.sentence(ix, event, kind, false);
         let mut notice = self.notice(now, event, severity, Some(ix));
         notice.message = if text.is_empty() { sentence } else { text.to_owned() };
+        name_actor(&mut notice, &why);
         notice.cause = kind.map(Cause::Kind);
         let provider = notice.provider.clone();
         notice.next_step = kind.zip(provider).map(|(kind, p)| compose::next_step(kind, self.kind_of(&p)).to_owned());
@@ -322,10 +339,26 @@ impl Watch {
         if let Some(record) = self.ledger.open.commit.records.last_mut() {
             record.version = Some(new.clone());
         }
+        let why = self.explain(now, ix, EventType::KeyRotated, None, Some(new.as_str()));
+        self.stamp(&why);
         let message = self.sentence(ix, EventType::KeyRotated, None, false);
         let mut notice = self.notice(now, EventType::KeyRotated, Severity::Info, Some(ix));
         notice.message = message;
+        name_actor(&mut notice, &why);
         notice.version = Some(new.clone());
+        self.send(now, notice);
+        self.ledger.open.keys.insert(ix);
+    }
+
+    /// Who did it, heard after the transition was told.
+    pub(super) fn tell_attributed(&mut self, now: Now, ix: KeyIx, event: &AuditEvent, text: &str) {
+        let severity = match self.cells.get(&ix).is_some_and(|cell| cell.kept.life.finding().is_some()) {
+            true => Severity::Critical,
+            false => Severity::Info,
+        };
+        let mut notice = self.notice(now, EventType::KeyAttributed, severity, Some(ix));
+        notice.message = text.to_owned();
+        notice.actor = event.actor.name().map(str::to_owned);
         self.send(now, notice);
         self.ledger.open.keys.insert(ix);
     }
@@ -439,37 +472,6 @@ impl Watch {
 
     pub(super) fn record_clock_step(&mut self, now: Now, by_ms: i64) {
         self.record(now, EventType::ClockStepped, None, None, [("by_ms", by_ms.to_string())]);
-    }
-
-    pub(super) fn start_sends(&mut self, now: Now, out: &mut Effects) {
-        let due = self.outbox.due(now);
-        self.write_rows(due.rows);
-        self.counts.extend(due.counts.into_iter().map(|(receiver, counts)| Count::Notices { receiver, counts }));
-        self.daemon_dirty |= !due.orders.is_empty();
-        out.sends.extend(due.orders);
-        for receiver in due.failing {
-            self.tell_failing(now, &receiver);
-        }
-    }
-
-    pub(super) fn sent(&mut self, now: Now, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery) {
-        self.drill_notice_sent(now, receiver, id, &delivery);
-        let sent = self.outbox.sent(receiver, id, delivery, now);
-        self.write_rows(sent.rows);
-        self.daemon_dirty = true;
-        if !sent.counts.is_zero() {
-            self.counts.push_back(Count::Notices { receiver: receiver.clone(), counts: sent.counts });
-        }
-        if sent.became_failing {
-            self.tell_failing(now, receiver);
-        }
-    }
-
-    fn tell_failing(&mut self, now: Now, receiver: &ReceiverId) {
-        let facts = Facts::of(EventType::ReceiverFailing, receiver.as_str(), ProviderKind::Local);
-        let text = compose::sentence(&facts);
-        let others: Vec<ReceiverId> = self.config.receivers.keys().filter(|id| *id != receiver).cloned().collect();
-        self.tell_daemon(now, EventType::ReceiverFailing, Severity::Critical, &text, Some(&others));
     }
 }
 

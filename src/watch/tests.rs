@@ -18,6 +18,7 @@ mod disk;
 #[path = "../../tests/sim/plan.rs"]
 mod plan;
 
+mod hearing;
 mod knowing;
 mod locking;
 mod registering;
@@ -80,6 +81,7 @@ struct Bench {
     probes: Vec<(Subject, Attempt)>,
     engaged: bool,
     control_hangs: bool,
+    latencies: Vec<(&'static str, &'static str, Span)>,
     levers_fail: bool,
     /// Levers that are pulled, as `lever/workspace`.
     pulled: BTreeSet<String>,
@@ -108,6 +110,7 @@ impl Bench {
             probes: Vec::new(),
             engaged: false,
             control_hangs: false,
+            latencies: Vec::new(),
             levers_fail: false,
             pulled: BTreeSet::new(),
         };
@@ -168,6 +171,10 @@ impl Bench {
             events.push(Event::Sent { receiver: send.receiver, id: send.notice.id.clone(), delivery: Delivery::Delivered });
         }
         self.replies.extend(out.replies);
+        self.latencies.extend(out.counts.into_iter().filter_map(|count| match count {
+            Count::Latency { stage, start, span } => Some((stage, start, span)),
+            _ => None,
+        }));
         events
     }
 

@@ -181,6 +181,7 @@ impl Watch {
         cell.key = Arc::new(key);
         cell.kept.pinned = Some(resolved.to_string());
         cell.dirty = true;
+        self.hearing.renamed();
     }
 }
 

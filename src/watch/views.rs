@@ -159,6 +159,7 @@ impl Watch {
             would_lock_total: self.would_lock,
             store_write_failures: self.store_failures,
             outbox: self.outbox.views(now),
+            audit: self.audit_views(),
             drills: self.drill_views(),
         }
     }

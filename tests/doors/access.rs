@@ -39,6 +39,10 @@ fn guarded() -> Vec<(Method, String, bool)> {
             if method == "head" {
                 continue;
             }
+            // Its senders prove themselves in ways of their own: tests/audit/doors.rs.
+            if operation["tags"][0] == "hints" {
+                continue;
+            }
             let operate = operation["tags"][0] == "orders";
             assert_eq!(operate, method == "post" && !path.starts_with("/v1/authz") && !path.starts_with("/ofrep/"), "{method} {path}");
             all.push((Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), path.replace(['{', '}'], ""), operate));

@@ -92,6 +92,7 @@ impl Plan {
         for (name, lines) in policies {
             let _ = writeln!(text, "[policies.{name}]\n{common}\n{lines}");
         }
+        let _ = writeln!(text, "[audit.trail]\nkind = \"push\"\nprovider = \"p0\"\n");
         for key in &self.keys {
             let workspaces: Vec<String> = key.workspaces.iter().map(|ws| format!("\"{ws}\"")).collect();
             let _ = writeln!(

@@ -1,11 +1,12 @@
 //! What happens to a world in its days: owners who revoke and restore, providers in trouble, clocks
 //! that jump, operators, reloads, a store that fails, receivers that are away, and crashes.
 
+use cmek_watchdog::audit::{Actor, AuditEvent, Told, subject};
 use cmek_watchdog::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use cmek_watchdog::operate::Action;
 use cmek_watchdog::time::{Mono, Span};
 use cmek_watchdog::watch::Event;
-use cmek_watchdog::words::FailureKind;
+use cmek_watchdog::words::{AuditMeaning, FailureKind, ProviderKind};
 
 use super::cloud::{Fault, Status, Truth};
 use super::plan::{CONTROL, RECEIVERS};
@@ -14,24 +15,44 @@ use super::world::{Item, StoreMood, World};
 #[derive(Clone, Debug)]
 pub enum Happening {
     Owner,
-    Restore { key: String, provider: String, reference: String },
+    Restore {
+        key: String,
+        provider: String,
+        reference: String,
+    },
     Wave,
     Rotate,
-    Waver { reference: (String, String), until: u64, to: (u32, u32) },
+    Waver {
+        reference: (String, String),
+        until: u64,
+        to: (u32, u32),
+    },
     ProviderTrouble,
-    ProviderWell { provider: String },
+    ProviderWell {
+        provider: String,
+    },
     ControlBreaks,
-    ControlWell { provider: String },
+    ControlWell {
+        provider: String,
+    },
     ClockStep,
     Suspend,
     Reload,
     Operator,
-    BrakeRelease { provider: String },
+    BrakeRelease {
+        provider: String,
+    },
     StoreTrouble,
     StoreWell,
     ReceiverAway,
-    ReceiverBack { receiver: String },
+    ReceiverBack {
+        receiver: String,
+    },
     Crash,
+    /// Somebody pushes an audit event about a key, true or not, or a bare hint.
+    Audit {
+        number: u64,
+    },
     LeversFail,
     LeversWell,
     Rehearse,
@@ -61,6 +82,39 @@ pub fn write(world: &mut World, length: u64) {
             world.after(at, Item::Happens(make()));
         }
     }
+}
+
+/// Audit events and hints all the time, true ones and inventions.
+pub fn chatter(world: &mut World, dice: &mut super::dice::Dice, length: u64) {
+    for number in 0..(600 * length).div_ceil(86_400_000) {
+        let at = dice.below(length);
+        world.after(at, Item::Happens(Happening::Audit { number: number * 1000 + dice.below(1000) }));
+    }
+}
+
+fn audit(world: &mut World, number: u64) -> Vec<Event> {
+    let Some(key) = usize::try_from(number).ok().and_then(|n| world.plan.keys.get(n % world.plan.keys.len().max(1))).cloned() else {
+        return Vec::new();
+    };
+    if world.watch.is_none() {
+        return Vec::new();
+    }
+    if number.is_multiple_of(3) {
+        return vec![Event::Hint { key: KeyId::new(&key.id).unwrap(), source: "trail".to_owned() }];
+    }
+    let meaning = AuditMeaning::ALL[usize::try_from(number / 7).unwrap() % AuditMeaning::ALL.len()];
+    let event = AuditEvent {
+        id: format!("e{number}"),
+        provider: ProviderKind::Aws,
+        name: meaning.to_string(),
+        meaning,
+        subjects: subject::aws_arn(&key.reference).into_iter().collect(),
+        version: None,
+        actor: Actor { principal: Some("arn:aws:iam::1:user/alice".to_owned()), ..Actor::default() },
+        at: world.now().wall.minus(Span::from_secs(number % 900)),
+        error: number.is_multiple_of(5).then(|| "AccessDenied".to_owned()),
+    };
+    world.ask(Action::Audit { told: Box::new(Told { source: "trail".to_owned(), events: vec![event], ..Told::default() }) })
 }
 
 /// Trouble of levers, and rehearsals.
@@ -162,6 +216,7 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
             world.receivers_down.remove(&receiver);
         }
         Happening::Crash => world.crash(),
+        Happening::Audit { number } => return audit(world, number),
         Happening::LeversFail => {
             world.levers.failing_permille = *world.levers.dice.pick(&[300, 1000]);
             let wait = world.levers.dice.range(1_000, 3_600_000);

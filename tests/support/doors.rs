@@ -347,6 +347,7 @@ pub fn obey(action: &Action) -> Answered {
         Action::Validate { key: id } if id.as_str() == "open" => Ok(Reply::Key(Arc::new(key("open", StateWord::Active)))),
         Action::Validate { key: id } => Err(Refusal { slug: RefusalSlug::UnknownKey, detail: format!("key `{id}` is not known") }),
         Action::BrakeRelease { .. } => Ok(Reply::Released(3)),
+        Action::Audit { told } => Ok(Reply::Heard(u32::from(!told.events.is_empty()))),
         Action::RetireVersion { key: id, .. } | Action::RetireKey { key: id, .. } => {
             Ok(Reply::Key(Arc::new(key(id.as_str(), StateWord::Retired))))
         }

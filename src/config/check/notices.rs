@@ -1,5 +1,5 @@
 //! inside
-//! Receivers, routes, reports and audit sources. It must never keep a secret or show an address that
+//! Receivers, routes and reports. It must never keep a secret or show an address that
 //! counts as one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +12,9 @@ use super::providers::word_of;
 use crate::config::raw::{self, Text};
 use crate::config::sheet::Sheet;
 use crate::config::values;
-use crate::config::{
-    AuditKind, AuditSource, Match, Provider, ReceiverConfig, ReceiverDetail, Report, Route, SecretRef, SmtpSecurity, UrlRef,
-};
+use crate::config::{Match, Provider, ReceiverConfig, ReceiverDetail, Report, Route, SecretRef, SmtpSecurity, UrlRef};
 use crate::key::{ProviderId, ReceiverId};
-use crate::time::Span;
-use crate::words::{ProviderKind, Severity};
+use crate::words::Severity;
 
 type Receivers = BTreeMap<ReceiverId, ReceiverConfig>;
 type Providers = BTreeMap<ProviderId, Provider>;
@@ -117,7 +114,7 @@ pub fn url(sheet: &mut Sheet<'_>, text: &Text) -> Option<UrlRef> {
     note(sheet, text, found)
 }
 
-fn note<T>(sheet: &mut Sheet<'_>, text: &Text, found: Result<T, values::BadText>) -> Option<T> {
+pub(super) fn note<T>(sheet: &mut Sheet<'_>, text: &Text, found: Result<T, values::BadText>) -> Option<T> {
     found.map_err(|why| sheet.error(text.span(), why.to_string())).ok()
 }
 
@@ -189,74 +186,4 @@ pub fn reports(sheet: &mut Sheet<'_>, receivers: &Receivers) -> Vec<Report> {
         }
     }
     reports
-}
-
-const AUDIT_KINDS: [(&str, AuditKind); 5] = [
-    ("cloudtrail", AuditKind::CloudTrail),
-    ("cloud_logging", AuditKind::CloudLogging),
-    ("azure_monitor", AuditKind::AzureMonitor),
-    ("sqs", AuditKind::Sqs),
-    ("push", AuditKind::Push),
-];
-
-/// Audit sources by name.
-pub fn audit(sheet: &mut Sheet<'_>, providers: &Providers) -> Vec<AuditSource> {
-    let mut sources = Vec::new();
-    for (name, value) in sheet.entries("audit") {
-        sheet.label(&name);
-        let Some(raw) = sheet.read::<raw::Audit>(&value) else { continue };
-        let kind = sheet.choice(&raw.kind, &AUDIT_KINDS);
-        let provider = providers.get(raw.provider.get_ref().as_str());
-        if provider.is_none() {
-            let names: Vec<&str> = providers.keys().map(ProviderId::as_str).collect();
-            sheet.error(raw.provider.span(), unknown_reference("provider", raw.provider.get_ref(), &names));
-        }
-        let poll_interval = raw.poll_interval.as_ref().and_then(|text| sheet.span_within(text, Span::from_secs(1), Span::from_days(1)));
-        let (Some(kind), Some(provider)) = (kind, provider) else { continue };
-        let wanted = match kind {
-            AuditKind::CloudTrail | AuditKind::Sqs => Some(ProviderKind::Aws),
-            AuditKind::CloudLogging => Some(ProviderKind::Gcp),
-            AuditKind::AzureMonitor => Some(ProviderKind::Azure),
-            AuditKind::Push => None,
-        };
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != provider.kind()) {
-            sheet.error(raw.provider.span(), format!("this kind of audit source needs a provider of kind {wanted}"));
-        }
-        let address = audit_address(sheet, kind, &raw, &value);
-        sources.push(AuditSource {
-            name: name.into_inner(),
-            kind,
-            provider: provider.id.clone(),
-            poll_interval: poll_interval.unwrap_or(Span::from_secs(60)),
-            address,
-        });
-    }
-    sources
-}
-
-/// The one field that says what a kind reads.
-fn audit_address<'a>(sheet: &mut Sheet<'a>, kind: AuditKind, raw: &raw::Audit, value: &Spanned<DeValue<'a>>) -> Option<String> {
-    let wanted = match kind {
-        AuditKind::CloudTrail | AuditKind::Push => None,
-        AuditKind::CloudLogging => Some("project"),
-        AuditKind::AzureMonitor => Some("log_workspace"),
-        AuditKind::Sqs => Some("queue_url"),
-    };
-    let mut address = None;
-    for (field, text) in [("project", &raw.project), ("log_workspace", &raw.log_workspace), ("queue_url", &raw.queue_url)] {
-        match (wanted == Some(field), text) {
-            (true, Some(text)) => {
-                if field == "queue_url" {
-                    note(sheet, text, values::authority(text.get_ref(), &["http", "https"], "http://, https://"));
-                } else if text.get_ref().is_empty() {
-                    sheet.error(text.span(), "must not be empty");
-                }
-                address = Some(text.get_ref().clone());
-            }
-            (true, None) if field != "project" => sheet.error(value.span(), format!("missing field {field}")),
-            (false, Some(text)) => sheet.error(text.span(), "is not known to this kind of audit source"),
-            (true | false, None) => {}
-        }
-    }
-    address
 }

@@ -150,7 +150,7 @@ fn aws<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> 
     })
 }
 
-fn assume_role(sheet: &mut Sheet<'_>, raw: &raw::AssumeRole) -> Option<AssumeRole> {
+pub(super) fn assume_role(sheet: &mut Sheet<'_>, raw: &raw::AssumeRole) -> Option<AssumeRole> {
     let role = AssumeRole { arn: raw.arn.get_ref().clone(), external_id: raw.external_id.as_ref().map(|text| text.get_ref().clone()) };
     match super::keys::role(&role, sheet.base_dir()) {
         Ok(role) => Some(role),

@@ -184,7 +184,7 @@ impl Clients {
 
     /// `None` = as the base has it. The provider's own role comes first; a key's role is then taken
     /// on by that identity.
-    fn credentials(&self, key_role: Option<&AssumeRole>) -> Result<Option<SharedCredentialsProvider>, Fault> {
+    pub(super) fn credentials(&self, key_role: Option<&AssumeRole>) -> Result<Option<SharedCredentialsProvider>, Fault> {
         let base = match &self.provider_role {
             Some(role) => Some(self.role(role, None)?),
             None => None,
