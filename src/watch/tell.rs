@@ -263,7 +263,8 @@ impl Watch {
         notice.message = message;
         notice.actor = actor.map(str::to_owned);
         notice.since = Some(now.wall);
-        notice.terminal = kind == Some(FailureKind::Destroyed) && stated;
+        let gone = notice.recoverable_until.is_none_or(|until| until <= now.wall);
+        notice.terminal = kind == Some(FailureKind::Destroyed) && stated && gone;
         notice.next_step = kind.filter(|_| access != Access::Open).map(|kind| compose::next_step(kind, provider_kind).to_owned());
         (notice.locked_features, notice.readable_features) = self.features_at(access);
         self.send(now, notice);

@@ -128,7 +128,7 @@ fn a_key_that_never_works_is_told_once_and_locks_nothing() {
 #[test]
 fn a_denial_that_nobody_can_vouch_for_is_put_before_a_person() {
     let mut bench = one();
-    bench.cloud.key("p", plan::CONTROL).truth.status = Status::Disabled;
+    bench.cloud.key("p", plan::control(crate::words::ProviderKind::Aws)).truth.status = Status::Disabled;
     bench.truth("k").unwrap_denied = true;
     bench.run(29 * 60);
     let asked =
