@@ -62,6 +62,19 @@ fn staleness_is_told_at_its_marks_and_every_day() {
 }
 
 #[test]
+fn hours_in_which_nobody_looked_make_no_key_stale() {
+    let mut bench = Bench::proven(&format!("[policies.stale]\nlock_after_stale = \"1h\"\n{}", key("k", "\"w\"", "stale")));
+    bench.cloud.side("p").fault = Some(cloud::Fault::Kind(FailureKind::ProviderFault, 1000));
+    bench.run(600);
+    // The machine sleeps, and wakes to the same trouble.
+    bench.now = bench.now.plus(Span::from_hours(3));
+    bench.run(600);
+    assert_eq!(bench.access("w"), Access::Open);
+    bench.run(3000);
+    assert_eq!(bench.workspaces["w"].cause.map(|c| c.as_str()), Some("stale"));
+}
+
+#[test]
 fn a_probe_that_hangs_expires_and_its_late_answer_is_nobodys() {
     let mut bench = one();
     bench.cloud.side("p").fault = Some(cloud::Fault::Hang(1000));
