@@ -52,7 +52,7 @@ fn ends() -> impl Strategy<Value = Ends> {
 fn reply(call: &Call, ends: Ends) -> Reply {
     let error = |kind, stated| KmsError::new(kind, stated, "code", "text");
     match (call, ends) {
-        (Call::WrapVersion(_), _) => Reply::NotOffered,
+        (Call::WrapVersion(_) | Call::Rotation, _) => Reply::NotOffered,
         (Call::Wrap, Ends::Fails(kind, stated)) => Reply::Wrap(Answer { result: Err(error(kind, stated)), meta: meta() }),
         (Call::Wrap, Ends::Well | Ends::OtherBytes) => Reply::Wrap(Answer { result: Ok(canary(9)), meta: meta() }),
         (Call::Unwrap(_) | Call::UnwrapVersion(_), Ends::Fails(kind, stated)) => {
@@ -115,6 +115,7 @@ proptest! {
             current: stored.then(|| canary(1)),
             older: (0..older).map(|n| canary(2 + u8::try_from(n).unwrap())).collect(),
             missing: Vec::new(),
+            rotation: false,
             deadline: Span::from_secs(60),
             call_timeout: Span::from_secs(10),
         };

@@ -15,9 +15,10 @@ use crate::http::{Ask, Reload};
 use crate::kms::BoxFuture;
 use crate::metrics::Metrics;
 use crate::operate::{Action, Operation};
-use crate::providers::{Providers, receivers};
+use crate::providers::{Providers, receivers, vault_keys};
 use crate::run::Swap;
 use crate::run::effects::{KmsMap, ReceiverMap, kms_map};
+use crate::vault::desk::Vault;
 
 pub struct Reloader {
     pub path: PathBuf,
@@ -26,6 +27,7 @@ pub struct Reloader {
     pub kms: Swap<KmsMap>,
     pub receivers: Swap<ReceiverMap>,
     pub metrics: Arc<Metrics>,
+    pub vault: Arc<Vault>,
     pub last_good: LastGood,
     pub tls: Option<SharedTls>,
     pub one_at_a_time: Mutex<()>,
@@ -41,14 +43,23 @@ impl Reloader {
         let old = self.config.load_full();
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
+        let vault_keys = vault_keys(&loaded.config).await.map_err(|e| e.to_string())?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
-        if let (Some(shared), Some(tls)) = (&self.tls, &loaded.config.server.tls) {
-            shared.store(Arc::new(server_config(tls).map_err(|e| e.to_string())?));
-        }
+        let certificate = match (&self.tls, &loaded.config.server.tls) {
+            (Some(shared), Some(tls)) => Some((shared, Arc::new(server_config(tls).map_err(|e| e.to_string())?))),
+            _ => None,
+        };
         // Clients first: the core orders probes of new keys in the same turn.
-        self.kms.store(Arc::new(kms_map(&opened)));
-        self.receivers.store(Arc::new(receivers));
-        self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await?;
+        let before = (self.kms.swap(Arc::new(kms_map(&opened))), self.receivers.swap(Arc::new(receivers)));
+        if let Err(refused) = self.ask(actor, Action::Reload { config: Arc::clone(&loaded.config) }).await {
+            self.kms.store(before.0);
+            self.receivers.store(before.1);
+            return Err(refused);
+        }
+        if let Some((shared, certificate)) = certificate {
+            shared.store(certificate);
+        }
+        self.vault.set_keys(vault_keys).await;
         self.config.store(Arc::clone(&loaded.config));
         self.last_good.keep(&loaded.text);
         Ok(())
@@ -142,4 +153,51 @@ fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
     opened.write_all(text.as_bytes())?;
     opened.sync_all()?;
     std::fs::rename(&beside, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::{Refusal, RefusalSlug};
+    use crate::store::sqlite::{Opened, Options, SqliteStore};
+    use crate::time::Span;
+    use arc_swap::ArcSwap;
+
+    #[tokio::test]
+    async fn a_configuration_that_the_core_refuses_leaves_the_old_clients() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let text = "[providers.local]\nkind = \"local\"\npath = \"kms.json\"\n[[keys]]\nid = \"k\"\nprovider = \"local\"\nkey = \"k\"\nworkspaces = [\"w\"]\n";
+        std::fs::write(&path, text).unwrap();
+        let (asks, mut asked) = mpsc::channel::<Ask>(1);
+        let loaded = load::load(&path).unwrap();
+        let (kms, receivers) = (Arc::new(KmsMap::new()), Arc::new(ReceiverMap::new()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let opened = SqliteStore::open(&folder.path().join("state.db"), Options::default()).await.unwrap();
+        let Opened::Ready { store, .. } = opened else { panic!("a first start") };
+        let vault = Vault::load(store, Vec::new(), Span::from_mins(5), Arc::clone(&metrics)).await.unwrap();
+        let reloader = Reloader {
+            vault,
+            last_good: LastGood::beside(&path),
+            path,
+            asks,
+            config: Arc::new(ArcSwap::new(Arc::clone(&loaded.config))),
+            kms: Arc::new(ArcSwap::new(Arc::clone(&kms))),
+            receivers: Arc::new(ArcSwap::new(Arc::clone(&receivers))),
+            metrics,
+            tls: None,
+            one_at_a_time: Mutex::new(()),
+        };
+        let core = async {
+            let ask = asked.recv().await.unwrap();
+            let refusal = Refusal { slug: RefusalSlug::Busy, detail: "too many requests".to_owned() };
+            ask.answer.send(Err(refusal)).unwrap();
+        };
+        let (taken, ()) = tokio::join!(reloader.take("test"), core);
+        assert_eq!(taken, Err("too many requests".to_owned()));
+        assert!(Arc::ptr_eq(&reloader.kms.load_full(), &kms));
+        assert!(Arc::ptr_eq(&reloader.receivers.load_full(), &receivers));
+        assert!(Arc::ptr_eq(&reloader.config.load_full(), &loaded.config));
+        assert!(reloader.last_good.load().is_none());
+    }
 }

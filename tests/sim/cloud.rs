@@ -139,7 +139,7 @@ fn refusal(truth: &Truth, call: &Call) -> Option<KmsError> {
             let gone = || KmsError::new(FailureKind::Destroyed, true, "KeyUnavailable", "version lost");
             stated(truth).or(truth.unwrap_denied.then(denied)).or(truth.lost.contains(&version_of(canary)).then(gone))
         }
-        Call::Describe => truth.describe_denied.then(denied),
+        Call::Describe | Call::Rotation => truth.describe_denied.then(denied),
     }
 }
 
@@ -180,7 +180,11 @@ impl Cloud {
         let (provider, kind) = at;
         let side = *self.side(provider);
         let took = Span(1 + side.slow.0 / 2 + dice.below(side.slow.0.max(1)));
-        let offered = !matches!(call, Call::WrapVersion(_)) || matches!(kind, ProviderKind::Gcp | ProviderKind::Azure);
+        let offered = match call {
+            Call::Rotation => false,
+            Call::WrapVersion(_) => matches!(kind, ProviderKind::Gcp | ProviderKind::Azure),
+            Call::Wrap | Call::Unwrap(_) | Call::UnwrapVersion(_) | Call::Describe => true,
+        };
         if !offered {
             return Told { reply: Some(Reply::NotOffered), took, truly_refused: false };
         }
@@ -219,7 +223,7 @@ fn good(call: &Call, truth: &Truth, nonce: u64, kind: ProviderKind) -> Good {
         Call::Unwrap(canary) | Call::UnwrapVersion(canary) => {
             Good::Unwrapped(Unwrapped { digest: digest_of(&canary.bytes), version: Some(named(version_of(canary))) })
         }
-        Call::Describe => Good::Facts(Box::new(facts(truth, kind))),
+        Call::Describe | Call::Rotation => Good::Facts(Box::new(facts(truth, kind))),
     }
 }
 
@@ -246,9 +250,9 @@ enum Good {
 fn reply(call: &Call, result: Result<Good, KmsError>, took: Span) -> Reply {
     let meta = CallMeta { request_id: Some("r".into()), took, provider_time: None };
     match (call, result) {
-        (Call::WrapVersion(_), _) => Reply::NotOffered,
-        (Call::Wrap, Ok(Good::Wrapped(wrapped))) => Reply::Wrap(Answer { result: Ok(wrapped), meta }),
-        (Call::Wrap, Err(error)) => Reply::Wrap(Answer { result: Err(error), meta }),
+        (Call::Rotation, _) => Reply::NotOffered,
+        (Call::Wrap | Call::WrapVersion(_), Ok(Good::Wrapped(wrapped))) => Reply::Wrap(Answer { result: Ok(wrapped), meta }),
+        (Call::Wrap | Call::WrapVersion(_), Err(error)) => Reply::Wrap(Answer { result: Err(error), meta }),
         (Call::Unwrap(_) | Call::UnwrapVersion(_), Ok(Good::Unwrapped(unwrapped))) => Reply::Unwrap(Answer { result: Ok(unwrapped), meta }),
         (Call::Unwrap(_) | Call::UnwrapVersion(_), Err(error)) => Reply::Unwrap(Answer { result: Err(error), meta }),
         (Call::Describe, Ok(Good::Facts(facts))) => Reply::Describe(Answer { result: Ok(*facts), meta }),

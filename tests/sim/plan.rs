@@ -64,7 +64,9 @@ pub const fn control(kind: ProviderKind) -> &'static str {
 impl Plan {
     /// About as many keys as this many rounds in the given time allow.
     pub fn draw(dice: &mut Dice, length: u64, rounds: u64) -> Self {
-        let interval_s = *dice.pick(&[120, 300, 600, 600, 900, 900, 900, 900, 1200, 1200, 1800, 1800, 3600, 3600]);
+        let short = dice.chance(30);
+        let interval_s =
+            *dice.pick(if short { &[60, 120, 300][..] } else { &[600, 600, 900, 900, 900, 900, 1200, 1200, 1800, 1800, 3600, 3600][..] });
         let mut plan = Self { interval_s, stale: dice.chance(400), brake_release: dice.chance(200).then_some("10m"), ..Self::default() };
         let most = (rounds * interval_s * 1000 / length.max(1)).clamp(30, 300);
         let keys = dice.range(30, most + 1);
