@@ -143,10 +143,17 @@ impl Looks {
         self.fresh = false;
     }
 
-    /// Looks older than this say nothing any more.
+    /// Looks older than this say nothing any more. As many looks as a rule may ask for fit in, each as
+    /// late as its call may take: else a slow provider would postpone a lock for ever.
     fn horizon(&self, policy: &Policy) -> Span {
         let over = self.ring.iter().filter_map(|look| look.refused).filter_map(|r| rule_of(&r, policy)).map(|rule| rule.over).max();
-        policy.suspect_interval.times(10).plus(over.unwrap_or(Span::ZERO))
+        let looks = u64::try_from(LOOKS_MAX).unwrap_or(u64::MAX);
+        policy
+            .suspect_interval
+            .plus(policy.call_timeout)
+            .times(looks)
+            .max(policy.suspect_interval.times(10))
+            .plus(over.unwrap_or(Span::ZERO))
     }
 
     fn forget_old(&mut self, now: Mono, policy: &Policy) {

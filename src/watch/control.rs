@@ -38,6 +38,7 @@ pub struct Control {
     pub target: Option<Arc<KeyTarget>>,
     pub healthy: Option<bool>,
     canary: Option<Wrapped>,
+    /// The attempt under way and its deadline.
     in_flight: Option<(Attempt, Mono)>,
     answered: Option<(Mono, Witness)>,
     due: Mono,
@@ -75,6 +76,11 @@ impl Control {
             clock_skew_ms: None,
             missed: 0,
         }
+    }
+
+    /// Deadline of this attempt, if it is the one under way.
+    pub fn deadline_of(&self, attempt: Attempt) -> Option<Mono> {
+        self.in_flight.filter(|(under_way, _)| *under_way == attempt).map(|(_, deadline)| deadline)
     }
 
     /// When the control key wants to be probed; nothing while it is.
@@ -123,7 +129,8 @@ impl Watch {
             let Some(control) = self.controls.get_mut(&provider) else { continue };
             let Some(target) = control.target.clone() else { continue };
             let deadline = CALL_TIMEOUT.times(3);
-            control.in_flight = Some((attempt, now.mono));
+            let until = now.mono.plus(deadline).plus(Span::from_secs(5));
+            control.in_flight = Some((attempt, until));
             let plan = Plan {
                 target,
                 unwrap_first: false,
@@ -136,7 +143,7 @@ impl Watch {
                 call_timeout: CALL_TIMEOUT,
             };
             let subject = Subject::Control(provider.clone());
-            self.in_flight.insert((now.mono.plus(deadline).plus(Span::from_secs(5)), subject.clone(), attempt));
+            self.in_flight.insert((until, subject.clone(), attempt));
             out.probes.push(ProbeOrder { subject, provider, attempt, plan });
         }
     }

@@ -179,6 +179,7 @@ impl Watch {
                 self.tell_held_again(now, ix, verdict.kind());
                 self.tell_unproven(now, ix, verdict);
                 self.mind_witness_grace(now, ix, verdict);
+                self.lock_flapping(now, ix, verdict, out);
             }
             Did::Proven => self.proven_now(now, ix),
             Did::Suspected(refused) => {
@@ -193,7 +194,10 @@ impl Watch {
             }
             Did::Propose(finding) => self.propose(now, ix, finding, out),
             Did::HeldByPolicy(refused) => self.told_held(now, ix, refused.kind),
-            Did::Flapping(refused) => self.flapping(now, ix, refused.kind, verdict, out),
+            Did::Flapping(refused) => {
+                self.tell_flapping(now, ix, refused.kind);
+                self.lock_flapping(now, ix, verdict, out);
+            }
             Did::Impaired(finding) => self.transition(now, ix, EventType::KeyVersionLost, Some(finding.kind)),
             Did::Changed(finding) => self.change_cause(now, ix, finding),
             Did::Recovering => self.transition(now, ix, EventType::KeyRecovering, None),
@@ -346,11 +350,16 @@ impl Watch {
         }
     }
 
-    fn flapping(&mut self, now: Now, ix: KeyIx, kind: FailureKind, verdict: &Verdict, out: &mut Effects) {
+    /// A key that flaps is lowered at the first refused look after its time, where the policy says so;
+    /// a denial that no witness vouches for is doubt about us and lowers nothing.
+    fn lock_flapping(&mut self, now: Now, ix: KeyIx, verdict: &Verdict, out: &mut Effects) {
         let Some(cell) = self.cells.get(&ix) else { return };
-        let access = cell.policy.flapping.access;
-        self.tell_flapping(now, ix, kind);
-        if let (Some(access), Verdict::Refused(refused)) = (access.filter(|a| *a > Access::Open), verdict) {
+        let access = cell.policy.flapping.access.filter(|access| *access > Access::Open);
+        let flaps = matches!(cell.kept.life, KeyState::Suspect { told: true, .. });
+        if let (Some(access), true, Verdict::Refused(refused)) = (access, flaps, verdict)
+            && !refused.weak
+        {
+            let kind = refused.kind;
             let finding = Finding { cause: Cause::Kind(kind), kind, access, direction: refused.direction, stated: refused.stated };
             self.propose(now, ix, finding, out);
         }

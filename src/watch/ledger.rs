@@ -276,6 +276,9 @@ impl Watch {
 
     /// Shows locks whose patience ran out, and has them spooled.
     fn lose_patience(&mut self, now: Now, out: &mut Effects) {
+        if self.ledger.holds().all(|held| held.lowered_at.is_none_or(|at| now.mono.since(at) < PATIENCE)) {
+            return;
+        }
         let mut shown: Vec<WorkspaceId> = Vec::new();
         let mut keys: Vec<KeyIx> = Vec::new();
         let mut applied: Vec<(Mono, KeyIx)> = Vec::new();

@@ -86,7 +86,7 @@ impl Watch {
                 None => return,
             },
         };
-        self.in_flight.retain(|(_, s, a)| !(*a == attempt && *s == subject));
+        self.landed(&subject, attempt);
         for leg in evidence.legs.iter().filter(|leg| leg.outcome != LegOutcome::NotRun) {
             let (provider, kind, took) = (provider.clone(), leg.failure_kind, leg.duration_ms);
             self.counts.push_back(Count::Leg { provider, leg: leg.leg, outcome: leg.outcome, kind, took });
@@ -103,6 +103,18 @@ impl Watch {
                 self.move_window(now, ix);
                 self.judge_or_wait(now, ix, Box::new(evidence), out);
             }
+        }
+    }
+
+    /// Takes one attempt out of those under way, by its own deadline: no search among the others.
+    fn landed(&mut self, subject: &Subject, attempt: Attempt) {
+        let deadline = match subject {
+            Subject::Key(ix) => self.cells.get(ix).and_then(|c| c.in_flight).filter(|f| f.attempt == attempt).map(|f| f.deadline),
+            Subject::Control(provider) => self.controls.get(provider).and_then(|c| c.deadline_of(attempt)),
+        };
+        // A late answer is under way no more: its deadline has taken it out.
+        if let Some(deadline) = deadline {
+            self.in_flight.remove(&(deadline, subject.clone(), attempt));
         }
     }
 

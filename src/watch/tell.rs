@@ -279,7 +279,8 @@ impl Watch {
         notice.actor = actor.map(str::to_owned);
         name_actor(&mut notice, &why);
         notice.since = Some(now.wall);
-        notice.terminal = kind == Some(FailureKind::Destroyed) && stated;
+        let gone = notice.recoverable_until.is_none_or(|until| until <= now.wall);
+        notice.terminal = kind == Some(FailureKind::Destroyed) && stated && gone;
         notice.next_step = kind.filter(|_| access != Access::Open).map(|kind| compose::next_step(kind, provider_kind).to_owned());
         let each = group.iter().map(|c| self.config.features_of(c.workspace.as_str()));
         (notice.locked_features, notice.readable_features) = crate::gate::told(&self.config.features, each, access);

@@ -225,7 +225,14 @@ impl Bench {
         loop {
             match next {
                 Next::Call(call) => {
-                    let told = self.cloud.call(&provider, &reference, &call, order.plan.call_timeout, self.now.mono, &mut self.dice);
+                    let told = self.cloud.call(
+                        (&provider, crate::words::ProviderKind::Aws),
+                        &reference,
+                        &call,
+                        order.plan.call_timeout,
+                        self.now.mono,
+                        &mut self.dice,
+                    );
                     next = run.next(Some(told.reply?), self.now);
                 }
                 Next::Done(mut evidence) => {

@@ -92,6 +92,7 @@ impl Watch {
             .and_then(|o| o.key.as_ref())
             .and_then(|k| self.by_name.get(&(k.provider.clone(), Arc::clone(&k.reference))))
             .and_then(|ix| self.cells.get(ix));
+        let recoverable = key_cell.and_then(|c| c.kept.facts.as_ref()).and_then(|f| f.recoverable_until.or(f.deletion_at));
         let bound = || ws.bound.iter().filter_map(|name| self.by_name.get(name)).filter_map(|ix| self.cells.get(ix));
         let would = bound().filter_map(would_access).max();
         let view = WorkspaceView {
@@ -107,8 +108,9 @@ impl Watch {
             keys: bound().map(|c| c.key.id.clone()).collect(),
             locks: orders.manual.iter().chain(orders.automatic.values()).map(|o| lock_view(o, durable)).collect(),
             terminal: kind == Some(FailureKind::Destroyed)
-                && key_cell.is_some_and(|c| c.kept.life.finding().is_some_and(|f| f.stated != Stated::No)),
-            recoverable_until: key_cell.and_then(|c| c.kept.facts.as_ref()).and_then(|f| f.recoverable_until.or(f.deletion_at)),
+                && key_cell.is_some_and(|c| c.kept.life.finding().is_some_and(|f| f.stated != Stated::No))
+                && recoverable.is_none_or(|until| until <= now.wall),
+            recoverable_until: recoverable,
             next_step: first.map(|o| next_step(o, key_cell, self)),
             release: first.and_then(|o| o.release),
             overrides: ws

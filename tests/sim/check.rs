@@ -4,47 +4,53 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cmek_watchdog::journal::{Commit, OrderWrite};
+use cmek_watchdog::journal::{Commit, OrderWrite, Restored};
 use cmek_watchdog::key::{KeyId, WorkspaceId};
-use cmek_watchdog::policy::{Policy, Unlock, lock_bound};
+use cmek_watchdog::policy::{Policy, Unlock};
 use cmek_watchdog::probe::Evidence;
 use cmek_watchdog::snapshot::{DaemonView, KeyView, LockView, WorkspaceView};
 use cmek_watchdog::time::{Now, Span};
 use cmek_watchdog::watch::{Effects, Watch};
-use cmek_watchdog::words::{Access, By, Cause, FailureKind, Leg, LegOutcome, Sequence, StateWord};
+use cmek_watchdog::words::{Access, By, Cause, EventType, FailureKind, HeldBy, Leg, LegOutcome, Release, Sequence, StateWord};
 
-use super::cloud::{Refusals, Status};
+use super::cloud::Refusals;
+use super::coverage::Coverage;
 use super::letters::Letters;
 use super::plan::{Plan, PlannedKey};
 use super::table::Tally;
-use super::world::{Item, World};
+use super::world::World;
 
 /// One round as the judge saw it.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
-    at: u64,
+pub struct Seen {
+    pub at: u64,
+    /// Refused by the key's own network: the watch takes it for doubt.
+    walled: bool,
     turn: u64,
     refused: Refusals,
     /// A failed leg of a kind that is only doubt, or no answer.
     conclusive: bool,
     complete: bool,
-    good: bool,
+    pub good: bool,
 }
 
 #[derive(Default)]
 pub struct Checker {
     pub tally: Tally,
+    pub coverage: Coverage,
     pub violations: Vec<String>,
     pub stored_upto: u64,
     pub restarting: bool,
     pub letters: Letters,
-    seen: BTreeMap<String, VecDeque<Seen>>,
-    disturbed: BTreeMap<String, u64>,
-    disturbed_all: u64,
+    pub seen: BTreeMap<String, VecDeque<Seen>>,
+    pub disturbed: BTreeMap<String, u64>,
+    pub disturbed_all: u64,
     /// Crashes with the store well: when, and how much later a lock may come for each.
-    crashes: Vec<(u64, u64)>,
-    unlock_asked: BTreeMap<String, u64>,
+    pub crashes: Vec<(u64, u64)>,
+    pub unlock_asked: BTreeMap<String, u64>,
     pub dropped: BTreeMap<String, u64>,
+    /// When a reload last changed what the policies ask for.
+    pub rules_changed: u64,
     /// How often what a key truly is has changed.
     pub changes: BTreeMap<String, u64>,
     /// Keys that refuse and did not lock yet, since when.
@@ -117,13 +123,17 @@ impl Checker {
         let any_refused = refused.wrap || refused.unwrap || refused.version;
         let seen = Seen {
             at: evidence.started.mono.0,
+            walled: evidence.legs.iter().any(|l| l.leg != Leg::Describe && l.failure_kind == Some(FailureKind::NetworkBlocked)),
             turn,
             refused,
             conclusive: any_refused || good,
             complete: good && needed && described && !stated && !any_refused,
             good,
         };
-        let all = self.seen.entry(reference.to_owned()).or_default();
+        if !self.seen.contains_key(reference) {
+            self.seen.insert(reference.to_owned(), VecDeque::new());
+        }
+        let Some(all) = self.seen.get_mut(reference) else { return };
         // Hours of doubt are one entry, or they would push out what was seen before.
         if !seen.conclusive && all.back().is_some_and(|last| !last.conclusive) {
             all.pop_back();
@@ -134,7 +144,41 @@ impl Checker {
         }
     }
 
+    /// What a start finds on the disk.
+    pub fn restarts_with(&mut self, restored: &Restored, spooled: bool) {
+        let suspects = restored.keys.iter().any(|(_, state)| state.contains("\"suspect\""));
+        for (so, what) in [
+            (!restored.orders.is_empty(), "restart: with locks"),
+            (suspects, "restart: with suspects"),
+            (spooled, "restart: with spooled locks"),
+        ] {
+            if so {
+                self.coverage.saw(what);
+            }
+        }
+    }
+
+    fn count_records(&mut self, commit: &Commit) {
+        for record in &commit.records {
+            self.coverage.saw(&format!("told: {}", record.event));
+            if record.event == EventType::OverrideStarted {
+                self.coverage.saw("operator: override begins");
+            }
+            if record.event == EventType::OverrideEnded {
+                self.coverage.saw("operator: override ends");
+            }
+            if record.event == EventType::WorkspaceWouldLock {
+                self.coverage.saw("shadow: would have locked");
+            }
+            let by_hand = |r: &cmek_watchdog::journal::Record| r.detail.iter().any(|(_, value)| value.starts_with("brake release"));
+            if record.event == EventType::BrakeReleased && !commit.records.iter().any(by_hand) {
+                self.coverage.saw("brake: released by its time");
+            }
+        }
+    }
+
     pub fn applied(&mut self, commit: &Commit, plan: &Plan, _at: u64) {
+        self.count_records(commit);
         self.last_lifts = lifts(commit);
         self.letters.stored(commit, plan);
     }
@@ -199,7 +243,7 @@ fn planned<'a>(plan: &'a Plan, id: &KeyId) -> Option<&'a PlannedKey> {
     plan.keys.iter().find(|key| key.id == id.as_str())
 }
 
-fn policy_of(world: &World, key: &PlannedKey) -> Arc<Policy> {
+pub fn policy_of(world: &World, key: &PlannedKey) -> Arc<Policy> {
     world.config.policies.iter().find(|(id, _)| id.as_str() == key.policy).map(|(_, policy)| Arc::clone(policy)).unwrap_or_default()
 }
 
@@ -207,22 +251,64 @@ fn policy_of(world: &World, key: &PlannedKey) -> Arc<Policy> {
 pub fn shown(world: &mut World, before: Option<&WorkspaceView>, view: &WorkspaceView) {
     sequence_rises(world, view);
     views_tell_the_orders(world, view);
+    windows_are_told(world, view);
     let had = |locks: &[LockView], lock: &LockView| locks.iter().any(|l| l.by == lock.by && l.key == lock.key);
     let locks_before = before.map(|b| b.locks.clone()).unwrap_or_default();
     for lock in view.locks.iter().filter(|lock| !had(&locks_before, lock)) {
+        count_lock(world, lock);
         no_false_lock(world, view, lock);
+    }
+    let orphans = |locks: &[LockView]| locks.iter().filter(|l| l.cause == Cause::Orphaned).count();
+    if orphans(&view.locks) > orphans(&locks_before) {
+        world.check.coverage.saw("lock: orphaned");
+    }
+    let waits = |locks: &[LockView]| locks.iter().any(|l| l.release == Some(Release::Pending));
+    if waits(&view.locks) && !waits(&locks_before) {
+        world.check.coverage.saw("unlock: waits for approval");
     }
     if world.check.restarting {
         return;
     }
     for lock in locks_before.iter().filter(|lock| !had(&view.locks, lock)) {
         world.check.tally.unlocks += 1;
+        if lock.by == By::Automatic && lock.cause != Cause::Orphaned {
+            world.check.coverage.saw(if lock.release.is_some() { "unlock: approved" } else { "unlock: by proof" });
+        }
         no_unlock_without_proof(world, view, lock);
     }
     if let Some(before) = before
         && view.access < before.access
     {
         raised_only_when_stored(world, before, view);
+    }
+}
+
+fn count_lock(world: &mut World, lock: &LockView) {
+    let coverage = &mut world.check.coverage;
+    coverage.saw(&format!("lock: {}", lock.cause));
+    if lock.access == Access::ReadOnly {
+        coverage.saw("lock: read only");
+    }
+    if !lock.durable {
+        coverage.saw("lock: shown before it is stored");
+    }
+    let held = lock.key.as_ref().and_then(|id| world.keys.get(id)).is_some_and(|key| key.held_by == Some(HeldBy::Brake));
+    if held {
+        coverage.saw("brake: held lock carried out");
+    }
+}
+
+/// A key that can be brought back is not called beyond recovery, and one that cannot is.
+fn windows_are_told(world: &mut World, view: &WorkspaceView) {
+    let ahead = view.recoverable_until.is_some_and(|until| until > world.now().wall);
+    if ahead && view.access == Access::Locked {
+        world.check.coverage.saw("window: recoverable until");
+    }
+    if view.terminal {
+        world.check.coverage.saw("window: beyond recovery");
+        if ahead {
+            world.check.wrong(format!("{} is called beyond recovery until {:?}", view.workspace, view.recoverable_until));
+        }
     }
 }
 
@@ -269,7 +355,13 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
         Cause::Stale => return no_early_stale_lock(world, view, &key, &policy),
         Cause::VersionLost => (2, Span::from_secs(5)),
         Cause::Kind(kind) => match (kind, policy.on.get(&kind)) {
-            (FailureKind::AccessDenied, Some(rule)) if lock.access == Access::Locked => (usize::from(rule.looks), rule.over),
+            (_, Some(_)) if flapped(world, &key, &policy) => {
+                world.check.coverage.saw("lock: of a flapping key");
+                (1, Span::ZERO)
+            }
+            (FailureKind::AccessDenied | FailureKind::NetworkBlocked, Some(rule)) if lock.access == Access::Locked => {
+                (usize::from(rule.looks), rule.over)
+            }
             (FailureKind::Disabled | FailureKind::PendingDeletion | FailureKind::Destroyed | FailureKind::AccessDenied, Some(_)) => {
                 (2, Span::from_secs(5))
             }
@@ -279,7 +371,9 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
     let all = world.check.seen.get(&key.reference).cloned().unwrap_or_default();
     // Without a witness our own lost permission counts too (A8), until the key itself refuses.
     let ours = all.iter().rev().take(60).any(|s| s.refused.ours);
-    let (looks, over) = if ours { (1, Span::ZERO) } else { (looks, over) };
+    // A lock that was decided under the rules of before is shown a little later.
+    let before = world.mono < world.check.rules_changed + 1_000 || world.check.restarting;
+    let (looks, over) = if ours || before { (1, Span::ZERO) } else { (looks, over) };
     let recent: Vec<&Seen> = all.iter().rev().filter(|s| s.conclusive).take(60).collect();
     let truly = |s: &&&Seen| match (lock.cause, lock.access) {
         (Cause::VersionLost, _) => s.refused.version,
@@ -296,6 +390,18 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
         let text = format!("{} refused looks over {spread} ms of {looks} over {over}", refused.len());
         false_lock(world, view, &key, &text);
     }
+}
+
+/// Whether refused looks of this key go back as far as its policy's patience with flapping.
+fn flapped(world: &World, key: &PlannedKey, policy: &Policy) -> bool {
+    let patience = policy.flapping.after.0;
+    let old = |all: &VecDeque<Seen>| {
+        all.iter()
+            .rev()
+            .take_while(|s| s.at + 3 * patience > world.mono)
+            .any(|s| (s.refused.wrap || s.refused.unwrap) && s.at + patience <= world.mono)
+    };
+    policy.flapping.access.is_some() && world.check.seen.get(&key.reference).is_some_and(old)
 }
 
 /// How long a lock took, where nothing but the revocation happened.
@@ -315,7 +421,7 @@ fn no_early_stale_lock(world: &mut World, view: &WorkspaceView, key: &PlannedKey
     if unproven && policy.unproven == Access::Locked {
         return;
     }
-    let last_good = world.check.seen.get(&key.reference).and_then(|all| all.iter().rev().find(|s| s.conclusive)).map(|s| s.at);
+    let last_good = world.check.seen.get(&key.reference).and_then(|all| all.iter().rev().find(|s| s.conclusive && !s.walled)).map(|s| s.at);
     match (policy.lock_after_stale, last_good) {
         (Some(limit), Some(last)) if world.mono - last >= limit.0 => {}
         (Some(_), None) => {}
@@ -344,6 +450,10 @@ fn no_unlock_without_proof(world: &mut World, view: &WorkspaceView, lock: &LockV
     let Some(key) = lock.key.as_ref().and_then(|id| planned(&world.plan, id)).cloned() else {
         return complain(world, "its key is not registered");
     };
+    // A reload took the binding away in this very turn: the lock was an orphan before anybody saw it.
+    if asked && !key.workspaces.iter().any(|ws| ws == view.workspace.as_str()) {
+        return;
+    }
     let policy = policy_of(world, &key);
     let all = world.check.seen.get(&key.reference).cloned().unwrap_or_default();
     let refused = |s: &Seen| (s.refused.wrap || s.refused.unwrap || s.refused.version) && !s.refused.ours;
@@ -383,112 +493,4 @@ pub fn shown_after_restart(world: &mut World, before: &BTreeMap<WorkspaceId, Arc
             world.check.wrong(format!("{id} was shown {} before the crash and is {access} after it", old.access));
         }
     }
-}
-
-/// A provable and lasting revocation is a lock by now.
-pub fn lock_due(world: &mut World, id: &str, since: u64, change: u64) {
-    if world.check.changes.get(id) != Some(&change) {
-        return;
-    }
-    let Some(key) = world.plan.keys.iter().find(|k| k.id == id).cloned() else { return };
-    let policy = policy_of(world, &key);
-    let truth = world.cloud.key(&key.provider, &key.reference).truth.clone();
-    let kind = match truth.status {
-        Status::Disabled => FailureKind::Disabled,
-        Status::Pending => FailureKind::PendingDeletion,
-        Status::Destroyed => FailureKind::Destroyed,
-        Status::Enabled => FailureKind::AccessDenied,
-    };
-    let Some(mut bound) = lock_bound(&policy, kind) else { return };
-    if truth.describe_denied && kind != FailureKind::AccessDenied {
-        let look = policy.suspect_interval.plus(policy.call_timeout).times(u64::from(policy.stated_alone.looks));
-        bound = policy.probe_interval.times(2).plus(policy.stated_alone.over).plus(look).plus(Span::from_secs(2));
-    }
-    let quiet_since = since.max(world.check.disturbed_all).max(world.check.disturbed.get(&key.provider).copied().unwrap_or(0));
-    let crashes: u64 = world.check.crashes.iter().filter(|(at, more)| at + more >= quiet_since).map(|(_, more)| more).sum();
-    let due = quiet_since + bound.0 + crashes + 500;
-    let side = world.cloud.side(&key.provider).clone();
-    let troubled = side.fault.is_some() || side.denied || side.credentials || world.watch.is_none();
-    let braked = world.providers.get(key.provider.as_str()).is_some_and(|p| p.brake_engaged);
-    let unwitnessed =
-        kind == FailureKind::AccessDenied && world.cloud.key(&key.provider, super::plan::CONTROL).truth.status != Status::Enabled;
-    let no_witness = kind == FailureKind::AccessDenied && !world.plan.providers.iter().any(|(p, control)| *p == key.provider && *control);
-    if no_witness {
-        return;
-    }
-    if due > world.mono || troubled || (braked && kind == FailureKind::AccessDenied) || unwitnessed {
-        let wait = if due > world.mono { due - world.mono } else { bound.0 };
-        return world.after(wait, Item::LockDue { key: id.to_owned(), since, change });
-    }
-    let Some(view) = world.keys.get(id).cloned() else { return };
-    let last_good = world.check.seen.get(&key.reference).and_then(|all| all.iter().rev().find(|s| s.good)).map_or(0, |s| s.at);
-    let dropped = kind == FailureKind::AccessDenied && world.check.dropped.get(&key.provider).is_some_and(|at| *at >= last_good);
-    if matches!(view.state, StateWord::Unproven | StateWord::Retired) || dropped {
-        return;
-    }
-    if !policy.enforce {
-        if world.store.down {
-            return world.after(bound.0, Item::LockDue { key: id.to_owned(), since, change });
-        }
-        if !matches!(view.state, StateWord::Revoked) {
-            missed(world, &key, "its shadow state");
-        }
-        return;
-    }
-    for ws in &key.workspaces {
-        let locked = world
-            .workspaces
-            .get(ws.as_str())
-            .is_some_and(|v| v.locks.iter().any(|l| l.key.as_ref().is_some_and(|k| k.as_str() == id) && l.access == Access::Locked));
-        if !locked {
-            missed(world, &key, ws);
-        }
-    }
-}
-
-fn missed(world: &mut World, key: &PlannedKey, what: &str) {
-    let state = world.keys.get(key.id.as_str()).map(|k| (k.state, k.held_by));
-    world.check.tally.missed_locks += 1;
-    world.check.wrong(format!("missed lock: {} is revoked and {what} does not show it (key {state:?})", key.id));
-}
-
-/// The gate shows an operator's lock within the patience, whatever the disk does.
-pub fn shown_due(world: &mut World, run: u64, workspace: &str) {
-    if run != world.run {
-        return;
-    }
-    let shown = world.workspaces.get(workspace).is_some_and(|v| v.access == Access::Locked);
-    let asked = world.check.unlock_asked.get(workspace).is_some_and(|at| *at + 1_000 >= world.mono);
-    if !shown && !asked {
-        world.check.tally.late_gates += 1;
-        world.check.wrong(format!("{workspace} was locked by an operator and is not shown so in time"));
-    }
-}
-
-/// At the end everything has been well for long: what proof can open is open.
-pub fn settled(world: &mut World) {
-    let keys = world.plan.keys.clone();
-    for key in keys {
-        let policy = policy_of(world, &key);
-        let stuck: Vec<String> = world
-            .workspaces
-            .values()
-            .flat_map(|v| v.locks.iter().map(move |l| (v, l)))
-            .filter(|(_, l)| l.by == By::Automatic && l.cause != Cause::Orphaned && l.release.is_none())
-            .filter(|(_, l)| l.key.as_ref().is_some_and(|k| k.as_str() == key.id))
-            .map(|(v, l)| format!("{} ({})", v.workspace, l.cause))
-            .collect();
-        let state = world.keys.get(key.id.as_str()).map(|k| (k.state, k.held_by));
-        if !stuck.is_empty() {
-            world.check.tally.stuck += 1;
-            world.check.wrong(format!("{} is well for long and still locks {stuck:?} (key {state:?})", key.id));
-        }
-        let well = matches!(state, Some((StateWord::Active | StateWord::Retired, _)) | None);
-        let approval = policy.unlock == Unlock::Manual && matches!(state, Some((StateWord::Recovering, _)));
-        if !well && !approval && stuck.is_empty() {
-            world.check.wrong(format!("{} is well for long and its state is {state:?}", key.id));
-        }
-    }
-    let mut letters = std::mem::take(&mut world.check.letters);
-    letters.settled(&world.disk, &mut world.check);
 }

@@ -1,20 +1,22 @@
 //! What happens to a world in its days: owners who revoke and restore, providers in trouble, clocks
-//! that jump, operators, reloads, a store that fails, receivers that are away, and crashes.
+//! that jump, operators, a store that fails, receivers and gates that are away, and crashes.
 
 use cmek_watchdog::audit::{Actor, AuditEvent, Told, subject};
-use cmek_watchdog::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
+use cmek_watchdog::key::{KeyId, ProviderId};
 use cmek_watchdog::operate::Action;
-use cmek_watchdog::time::{Mono, Span};
+use cmek_watchdog::time::{Mono, Span, Wall};
 use cmek_watchdog::watch::Event;
 use cmek_watchdog::words::{AuditMeaning, FailureKind, ProviderKind};
 
-use super::cloud::{Fault, Status, Truth};
-use super::plan::{CONTROL, RECEIVERS};
+use super::cloud::{CloudKey, Fault, Side, Status, Truth};
+use super::plan::{PlannedKey, RECEIVERS};
+use super::reloads;
 use super::world::{Item, StoreMood, World};
 
 #[derive(Clone, Debug)]
 pub enum Happening {
     Owner,
+    Flaps,
     Restore {
         key: String,
         provider: String,
@@ -39,6 +41,7 @@ pub enum Happening {
     Suspend,
     Reload,
     Operator,
+    Hint,
     BrakeRelease {
         provider: String,
     },
@@ -48,6 +51,8 @@ pub enum Happening {
     ReceiverBack {
         receiver: String,
     },
+    GatesSlow,
+    GatesWell,
     Crash,
     /// Somebody pushes an audit event about a key, true or not, or a bare hint.
     Audit {
@@ -58,25 +63,29 @@ pub enum Happening {
     Rehearse,
 }
 
-/// Draws everything that begins by itself; what ends it is scheduled when it begins.
+/// Draws everything that begins by itself; what ends it is scheduled when it begins. Rates are for
+/// ten days.
 pub fn write(world: &mut World, length: u64) {
-    let per_day: [(u64, fn() -> Happening); 13] = [
-        (30, || Happening::Owner),
+    let rates: [(u64, fn() -> Happening); 16] = [
+        (110, || Happening::Owner),
+        (8, || Happening::Flaps),
         (2, || Happening::Wave),
-        (6, || Happening::Rotate),
-        (6, || Happening::ProviderTrouble),
-        (2, || Happening::ControlBreaks),
-        (2, || Happening::ClockStep),
-        (1, || Happening::Suspend),
-        (5, || Happening::Reload),
-        (30, || Happening::Operator),
-        (8, || Happening::StoreTrouble),
-        (6, || Happening::ReceiverAway),
-        (10, || Happening::Crash),
-        (3, || Happening::Crash),
+        (40, || Happening::Rotate),
+        (24, || Happening::ProviderTrouble),
+        (6, || Happening::ControlBreaks),
+        (12, || Happening::ClockStep),
+        (4, || Happening::Suspend),
+        (24, || Happening::Reload),
+        (160, || Happening::Operator),
+        (30, || Happening::Hint),
+        (30, || Happening::StoreTrouble),
+        (20, || Happening::ReceiverAway),
+        (4, || Happening::GatesSlow),
+        (20, || Happening::Crash),
+        (4, || Happening::Rotate),
     ];
-    for (rate, make) in per_day {
-        let count = (rate * length).div_ceil(86_400_000);
+    for (rate, make) in rates {
+        let count = (rate * length).div_ceil(864_000_000);
         for _ in 0..count {
             let at = world.dice.below(length);
             world.after(at, Item::Happens(make()));
@@ -130,83 +139,66 @@ pub fn write_levers(world: &mut World, length: u64) {
 
 /// Everything is well again from now on.
 pub fn heal(world: &mut World) {
-    let keys: Vec<_> = world.cloud.keys.keys().cloned().collect();
-    for (provider, reference) in keys {
-        let key = world.cloud.key(&provider, &reference);
-        key.truth = Truth { current: key.truth.current, ..super::cloud::CloudKey::new("").truth };
+    for key in world.cloud.keys.values_mut().flat_map(std::collections::BTreeMap::values_mut) {
+        key.truth = Truth { current: key.truth.current, ..CloudKey::new().truth };
         key.before = None;
     }
     let ids: Vec<String> = world.plan.keys.iter().map(|k| k.id.clone()).collect();
     for id in ids {
         world.check.changed(&id);
     }
-    let providers: Vec<String> = world.plan.providers.iter().map(|p| p.0.clone()).collect();
+    let providers: Vec<String> = world.plan.providers.iter().map(|p| p.id.clone()).collect();
     for provider in providers {
-        let side = world.cloud.side(&provider);
-        (side.fault, side.denied, side.credentials, side.slow) = (None, false, false, Span(20));
+        *world.cloud.side(&provider) = Side::WELL;
         world.after(60_000, Item::Happens(Happening::BrakeRelease { provider }));
     }
     world.levers.failing_permille = 0;
     world.receivers_down.clear();
+    world.far.slow = false;
     world.crash_rate = 0;
     let mono = world.mono;
     world.check.disturbed_all(mono);
-    world.store = StoreMood { down: false, latency: 5, errors_permille: 0 };
+    world.store = StoreMood::WELL;
 }
 
 pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
     world.say(|| format!("happens {happening:?}"));
     match happening {
         Happening::Owner => owner(world),
-        Happening::Restore { key, provider, reference } => {
-            let current = world.cloud.key(&provider, &reference).truth.current;
-            let describe_denied = world.dice.chance(200);
-            let well = Truth { current, describe_denied, ..super::cloud::CloudKey::new("").truth };
-            change(world, &key, &provider, &reference, well);
-        }
+        Happening::Flaps => flaps(world),
+        Happening::Restore { key, provider, reference } => restore(world, &key, &provider, &reference),
         Happening::Wave => wave(world),
         Happening::Rotate => rotate(world),
         Happening::Waver { reference, until, to } => waver(world, reference, until, to),
         Happening::ProviderTrouble => trouble(world),
         Happening::ProviderWell { provider } => {
-            let side = world.cloud.side(&provider);
-            (side.fault, side.denied, side.credentials, side.slow) = (None, false, false, Span(20));
+            *world.cloud.side(&provider) = Side::WELL;
             let mono = world.mono;
             world.check.disturbed(&provider, mono + 60_000);
         }
-        Happening::ControlBreaks => {
-            let provider = world.dice.pick(&world.plan.providers).0.clone();
-            world.cloud.key(&provider, CONTROL).truth.status = Status::Disabled;
-            let wait = world.dice.range(60_000, 3_600_000);
-            world.after(wait, Item::Happens(Happening::ControlWell { provider }));
-        }
-        Happening::ControlWell { provider } => {
-            world.cloud.key(&provider, CONTROL).truth.status = Status::Enabled;
-            let mono = world.mono;
-            world.check.disturbed(&provider, mono + 120_000);
-        }
+        Happening::ControlBreaks => control(world, None),
+        Happening::ControlWell { provider } => control(world, Some(provider)),
         Happening::ClockStep => {
             let by = i64::try_from(world.dice.range(3_000, 7_200_000)).unwrap();
-            world.wall_offset += if world.dice.chance(500) { by } else { -by };
+            let forward = world.dice.chance(500);
+            world.check.coverage.saw(if forward { "clock: stepped forward" } else { "clock: stepped back" });
+            world.wall_offset += if forward { by } else { -by };
         }
         Happening::Suspend => {
+            world.check.coverage.saw("clock: suspended");
             world.mono += world.dice.range(10_000, 7_200_000);
             let mono = world.mono;
             world.check.disturbed_all(mono + 60_000);
             return vec![Event::Wake];
         }
-        Happening::Reload => return reload(world),
-        Happening::Operator => return operator(world),
+        Happening::Reload => return reloads::reload(world),
+        Happening::Operator => return super::operators::operator(world),
+        Happening::Hint => return hint(world),
         Happening::BrakeRelease { provider } => return release_brake(world, &provider),
-        Happening::StoreTrouble => {
-            let down = world.dice.chance(400);
-            let latency = *world.dice.pick(&[5, 300, 2_000]);
-            world.store = StoreMood { down, latency, errors_permille: if world.dice.chance(500) { 300 } else { 0 } };
-            let wait = world.dice.range(1_000, if down { 3_600_000 } else { 600_000 });
-            world.after(wait, Item::Happens(Happening::StoreWell));
-        }
-        Happening::StoreWell => world.store = StoreMood { down: false, latency: 5, errors_permille: 0 },
+        Happening::StoreTrouble => store_trouble(world),
+        Happening::StoreWell => world.store = StoreMood::WELL,
         Happening::ReceiverAway => {
+            world.check.coverage.saw("mail: receiver away");
             let receiver = (*world.dice.pick(&RECEIVERS)).to_owned();
             world.receivers_down.insert(receiver.clone());
             let wait = world.dice.range(1_000, 14_400_000);
@@ -215,7 +207,13 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
         Happening::ReceiverBack { receiver } => {
             world.receivers_down.remove(&receiver);
         }
-        Happening::Crash => world.crash(),
+        Happening::GatesSlow => {
+            world.far.slow = true;
+            let wait = world.dice.range(600_000, 36_000_000);
+            world.after(wait, Item::Happens(Happening::GatesWell));
+        }
+        Happening::GatesWell => world.far.slow = false,
+        Happening::Crash => world.crash("between turns"),
         Happening::Audit { number } => return audit(world, number),
         Happening::LeversFail => {
             world.levers.failing_permille = *world.levers.dice.pick(&[300, 1000]);
@@ -228,10 +226,60 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
     Vec::new()
 }
 
+fn hint(world: &mut World) -> Vec<Event> {
+    if world.watch.is_none() || world.plan.keys.is_empty() {
+        return Vec::new();
+    }
+    world.check.coverage.saw("operator: hints");
+    let key = world.dice.pick(&world.plan.keys).id.parse().unwrap();
+    vec![Event::Hint { key, source: "cloudtrail".to_owned() }]
+}
+
+fn store_trouble(world: &mut World) {
+    let down = world.dice.chance(400);
+    let full = down && world.dice.chance(400);
+    let latency = *world.dice.pick(&[5, 300, 2_000]);
+    world.store = StoreMood { down, full, latency, errors_permille: if world.dice.chance(500) { 300 } else { 0 } };
+    let mood = world.store;
+    for (so, what) in [
+        (mood.down && !mood.full, "store: down"),
+        (mood.full, "store: full"),
+        (mood.errors_permille > 0, "store: errors"),
+        (mood.latency > 5, "store: slow"),
+    ] {
+        if so {
+            world.check.coverage.saw(what);
+        }
+    }
+    let wait = world.dice.range(1_000, if down { 3_600_000 } else { 600_000 });
+    world.after(wait, Item::Happens(Happening::StoreWell));
+}
+
+fn control(world: &mut World, well: Option<String>) {
+    let provider = match &well {
+        Some(provider) => provider.clone(),
+        None => world.dice.pick(&world.plan.providers).id.clone(),
+    };
+    let reference = world.plan.control_of(&provider);
+    let status = if well.is_some() { Status::Enabled } else { Status::Disabled };
+    world.cloud.key(&provider, reference).truth.status = status;
+    if well.is_some() {
+        let mono = world.mono;
+        return world.check.disturbed(&provider, mono + 120_000);
+    }
+    world.check.coverage.saw("ours: control key broken");
+    let wait = world.dice.range(60_000, 3_600_000);
+    world.after(wait, Item::Happens(Happening::ControlWell { provider }));
+}
+
 fn release_brake(world: &mut World, provider: &str) -> Vec<Event> {
     let lock = world.dice.chance(500);
     let mono = world.mono;
     world.check.disturbed(provider, mono);
+    let view = world.providers.get(provider);
+    if world.watch.is_some() && view.is_some_and(|view| view.brake_engaged && !view.held.is_empty()) {
+        world.check.coverage.saw(if lock { "brake: released to lock" } else { "brake: released to drop" });
+    }
     if !lock {
         world.check.dropped.insert(provider.to_owned(), mono);
     }
@@ -241,27 +289,54 @@ fn release_brake(world: &mut World, provider: &str) -> Vec<Event> {
     }
 }
 
-fn change(world: &mut World, id: &str, provider: &str, reference: &str, truth: Truth) -> u64 {
+/// What a key truly is becomes this; `slowly` is how long answers of before still come, and how many
+/// of 1,000.
+fn change(world: &mut World, key: &PlannedKey, truth: Truth, slowly: (u64, u64)) -> u64 {
+    let PlannedKey { id, provider, reference, .. } = key;
     let number = world.check.changed(id);
-    let spread = if world.dice.chance(300) { world.dice.range(5_000, 120_000) } else { 0 };
+    let (spread, share) = slowly;
     let until = world.mono + spread;
-    let key = world.cloud.key(provider, reference);
-    let before = std::mem::replace(&mut key.truth, truth);
-    key.before = (spread > 0).then_some((before, Mono(until)));
-    let now = format!("{:?}", key.truth);
-    world.say(|| format!("truly {id} {now} spreads {spread} ms"));
-    let refuses = key_refuses(world, provider, reference);
+    let cloud_key = world.cloud.key(provider, reference);
+    let before = std::mem::replace(&mut cloud_key.truth, truth);
+    cloud_key.before = (spread > 0).then_some((before, Mono(until), share));
+    let truth = cloud_key.truth.clone();
+    world.say(|| format!("truly {id} {truth:?} spreads {spread} ms, {share}"));
     world.check.refusing.remove(id);
-    if refuses {
-        world.check.refusing.insert(id.to_owned(), until);
-        world.after(spread + 1_000, Item::LockDue { key: id.to_owned(), since: until, change: number });
+    if truth.status != Status::Enabled || truth.unwrap_denied || truth.network_closed {
+        world.check.refusing.insert(id.clone(), until);
+        world.after(spread + 1_000, Item::LockDue { key: id.clone(), since: until, change: number });
     }
     until
 }
 
-fn key_refuses(world: &mut World, provider: &str, reference: &str) -> bool {
-    let truth = &world.cloud.key(provider, reference).truth;
-    truth.status != Status::Enabled || truth.unwrap_denied
+fn slowly(world: &mut World) -> (u64, u64) {
+    if !world.dice.chance(300) {
+        return (0, 0);
+    }
+    world.check.coverage.saw("owner: change that spreads slowly");
+    (world.dice.range(5_000, 120_000), 500)
+}
+
+fn restore(world: &mut World, id: &str, provider: &str, reference: &str) {
+    world.check.coverage.saw("owner: restored");
+    let current = world.cloud.key(provider, reference).truth.current;
+    let describe_denied = world.dice.chance(200);
+    let well = Truth { current, describe_denied, ..CloudKey::new().truth };
+    let spread = slowly(world);
+    let key = PlannedKey {
+        id: id.to_owned(),
+        provider: provider.to_owned(),
+        reference: reference.to_owned(),
+        account: String::new(),
+        workspaces: Vec::new(),
+        policy: String::new(),
+    };
+    change(world, &key, well, spread);
+}
+
+fn restore_after(world: &mut World, key: &PlannedKey, wait: u64) {
+    let (key, provider, reference) = (key.id.clone(), key.provider.clone(), key.reference.clone());
+    world.after(wait, Item::Happens(Happening::Restore { key, provider, reference }));
 }
 
 fn owner(world: &mut World) {
@@ -270,40 +345,87 @@ fn owner(world: &mut World) {
     }
     let key = world.dice.pick(&world.plan.keys).clone();
     let mut truth = world.cloud.key(&key.provider, &key.reference).truth.clone();
-    match world.dice.below(10) {
-        0..=2 => truth.status = Status::Disabled,
-        3 => truth.status = Status::Pending,
-        4 => truth.status = Status::Destroyed,
-        5 | 6 => (truth.unwrap_denied, truth.wrap_denied) = (true, true),
-        7 => truth.wrap_denied = true,
-        8 => truth.lost.extend((truth.current > 1).then(|| truth.current - 1)),
-        _ => truth.unwrap_denied = true,
-    }
+    let in_days = |world: &World, days: u64| Some(Wall(world.now().wall.0 + i64::try_from(days * 86_400_000).unwrap()));
+    let what = match world.dice.below(11) {
+        0..=2 => {
+            truth.status = Status::Disabled;
+            "owner: disabled"
+        }
+        3 => {
+            (truth.status, truth.ends_at) = (Status::Pending, in_days(world, 7));
+            "owner: deletion scheduled"
+        }
+        4 => {
+            (truth.status, truth.ends_at) = (Status::Destroyed, in_days(world, 30));
+            "owner: destroyed, recoverable"
+        }
+        5 | 6 => {
+            (truth.unwrap_denied, truth.wrap_denied) = (true, true);
+            "owner: permission withdrawn"
+        }
+        7 => {
+            truth.wrap_denied = true;
+            "owner: wrap permission withdrawn"
+        }
+        8 if truth.current > 1 => {
+            truth.lost.push(truth.current - 1);
+            "owner: old version lost"
+        }
+        9 => {
+            truth.network_closed = true;
+            "owner: network closed"
+        }
+        _ => {
+            truth.unwrap_denied = true;
+            "owner: unwrap permission withdrawn"
+        }
+    };
+    world.check.coverage.saw(what);
     truth.describe_denied = world.dice.chance(300);
-    change(world, &key.id, &key.provider, &key.reference, truth);
-    let wait = *world.dice.pick(&[3_000, 20_000, 120_000, 900_000, 3_600_000, 7_200_000, 20_000_000]);
+    let spread = slowly(world);
+    change(world, &key, truth, spread);
+    let wait = *world.dice.pick(&[3_000, 20_000, 120_000, 900_000, 3_600_000, 12_000_000]);
     let wait = wait + world.dice.below(wait);
-    let (provider, reference) = (key.provider, key.reference);
-    world.after(wait, Item::Happens(Happening::Restore { key: key.id, provider, reference }));
+    restore_after(world, &key, wait);
+}
+
+/// A permission that comes and goes, call by call, for longer than anybody calls it spreading.
+fn flaps(world: &mut World) {
+    if world.plan.keys.is_empty() {
+        return;
+    }
+    let key = match world.plan.keys.iter().find(|k| k.policy == "flapping").cloned().filter(|_| world.dice.chance(600)) {
+        Some(key) => key,
+        None => world.dice.pick(&world.plan.keys).clone(),
+    };
+    let well = world.cloud.key(&key.provider, &key.reference).truth.clone();
+    let refusing = Truth { wrap_denied: true, unwrap_denied: true, ..well };
+    let (spread, share) = (world.dice.range(900_000, 1_500_000), world.dice.range(550, 900));
+    world.check.coverage.saw("owner: flaps for long");
+    change(world, &key, refusing, (spread, share));
+    restore_after(world, &key, spread);
 }
 
 /// Many owners' keys are denied at once, and none of them states why.
 fn wave(world: &mut World) {
+    world.check.coverage.saw("owner: many accounts denied at once");
     let keys = world.plan.keys.clone();
+    let share = *world.dice.pick(&[150, 500]);
+    let fast = world.dice.chance(500);
     for key in keys {
-        if !world.dice.chance(500) {
+        if !world.dice.chance(share) {
             continue;
         }
         let mut truth = world.cloud.key(&key.provider, &key.reference).truth.clone();
         (truth.unwrap_denied, truth.wrap_denied) = (true, true);
-        change(world, &key.id, &key.provider, &key.reference, truth);
-        let wait = world.dice.range(60_000, 3_600_000);
-        let (provider, reference) = (key.provider, key.reference);
-        world.after(wait, Item::Happens(Happening::Restore { key: key.id, provider, reference }));
+        let spread = if fast { (0, 0) } else { slowly(world) };
+        change(world, &key, truth, spread);
+        let wait = world.dice.range(60_000, 1_200_000);
+        restore_after(world, &key, wait);
     }
-    let providers: Vec<String> = world.plan.providers.iter().map(|p| p.0.clone()).collect();
+    let providers: Vec<String> = world.plan.providers.iter().map(|p| p.id.clone()).collect();
     for provider in providers {
-        let wait = world.dice.range(60_000, 1_800_000);
+        let wait = world.dice.range(60_000, 1_200_000);
         world.after(wait, Item::Happens(Happening::BrakeRelease { provider }));
     }
 }
@@ -312,6 +434,7 @@ fn rotate(world: &mut World) {
     if world.plan.keys.is_empty() {
         return;
     }
+    world.check.coverage.saw("owner: rotated");
     let key = world.dice.pick(&world.plan.keys).clone();
     let truth = &mut world.cloud.key(&key.provider, &key.reference).truth;
     let to = (truth.current, truth.current + 1);
@@ -332,95 +455,37 @@ fn waver(world: &mut World, reference: (String, String), until: u64, to: (u32, u
 }
 
 fn trouble(world: &mut World) {
-    let provider = world.dice.pick(&world.plan.providers).0.clone();
+    let provider = world.dice.pick(&world.plan.providers).id.clone();
     let share = *world.dice.pick(&[300, 1000]);
     let kinds = [FailureKind::Throttled, FailureKind::ProviderFault, FailureKind::Timeout, FailureKind::Unreachable];
     let kind = *world.dice.pick(&kinds);
-    let what = world.dice.below(5);
+    let what = world.dice.below(7);
+    let slow = Span(*world.dice.pick(&[1_500, 5_000, 12_000]));
     let side = world.cloud.side(&provider);
-    match what {
-        0 | 1 => side.fault = Some(Fault::Kind(kind, share)),
-        2 => side.fault = Some(Fault::Hang(share)),
-        3 => side.denied = true,
-        _ => side.credentials = true,
-    }
-    let wait = *world.dice.pick(&[10_000, 120_000, 1_200_000, 14_400_000]);
+    let name = match what {
+        0..=2 => {
+            side.fault = Some(Fault::Kind(kind, share));
+            format!("provider: {kind}")
+        }
+        3 => {
+            side.fault = Some(Fault::Hang(share));
+            "provider: calls never answered".to_owned()
+        }
+        4 => {
+            side.slow = slow;
+            if slow.0 > 10_000 { "provider: slower than the timeout".to_owned() } else { "provider: slow calls".to_owned() }
+        }
+        5 => {
+            side.denied = true;
+            "ours: permission lost".to_owned()
+        }
+        _ => {
+            side.credentials = true;
+            "ours: credentials lost".to_owned()
+        }
+    };
+    world.check.coverage.saw(&name);
+    let wait = *world.dice.pick(&[10_000, 120_000, 1_200_000, 10_800_000]);
     let wait = wait + world.dice.below(wait);
     world.after(wait, Item::Happens(Happening::ProviderWell { provider }));
-}
-
-fn reload(world: &mut World) -> Vec<Event> {
-    let keys = world.plan.keys.len() as u64;
-    match world.dice.below(5) {
-        0 if keys > 2 => {
-            let at = usize::try_from(world.dice.below(keys)).unwrap();
-            world.plan.keys.remove(at);
-        }
-        1 => {
-            let mut plan = world.plan.clone();
-            let number = 100 + world.dice.below(1_000_000);
-            let key = plan.draw_key(&mut world.dice, number, 1000);
-            world.plan = plan;
-            world.cloud.key(&key.provider, &key.reference).account = key.account.clone();
-            world.plan.keys.push(key);
-        }
-        2 if keys > 0 => {
-            let at = usize::try_from(world.dice.below(keys)).unwrap();
-            let to = format!("w{}", world.dice.below(keys));
-            world.plan.keys[at].workspaces = vec![to];
-        }
-        3 if keys > 0 => {
-            let at = usize::try_from(world.dice.below(keys)).unwrap();
-            world.plan.keys[at].policy = (*world.dice.pick(&["default", "manual", "shadow"])).to_owned();
-        }
-        _ => {}
-    }
-    let named: Vec<String> = world.plan.keys.iter().flat_map(|k| k.workspaces.clone()).collect();
-    world.plan.any.retain(|any| named.contains(any));
-    let mono = world.mono;
-    world.check.disturbed_all(mono + 5_000);
-    let config = world.plan.config();
-    world.config = std::sync::Arc::clone(&config);
-    world.ask(Action::Reload { config })
-}
-
-fn operator(world: &mut World) -> Vec<Event> {
-    let mut ids: Vec<String> = world.workspaces.values().filter(|v| !v.locks.is_empty()).map(|v| v.workspace.to_string()).collect();
-    ids.push(format!("w{}", world.dice.below(world.plan.keys.len() as u64 + 2)));
-    let id = world.dice.pick(&ids).clone();
-    let workspace = WorkspaceId::new(&id).unwrap();
-    let reason = "because".to_owned();
-    let mono = world.mono;
-    match world.dice.below(10) {
-        0 | 1 => {
-            if world.watch.is_some() {
-                let item = Item::ShownDue { run: world.run, workspace: id };
-                world.after(350, item);
-            }
-            world.ask(Action::Lock { workspace, reason })
-        }
-        2..=6 => {
-            world.check.asked_unlock(&id, mono);
-            world.ask(Action::Unlock { workspace, reason, override_for: None })
-        }
-        7 => {
-            world.check.asked_unlock(&id, mono);
-            let span = Span::from_mins(world.dice.range(1, 300));
-            world.ask(Action::Unlock { workspace, reason, override_for: Some(span) })
-        }
-        8 => match world.dice.pick(&world.plan.keys.iter().map(|k| k.id.clone()).collect::<Vec<_>>()).parse::<KeyId>() {
-            Ok(key) => world.ask(Action::Validate { key }),
-            Err(_) => Vec::new(),
-        },
-        _ => {
-            let old = world
-                .keys
-                .values()
-                .find_map(|k| k.versions.iter().find(|v| !v.current && !v.retired).map(|v| (k.id.clone(), v.version.clone())));
-            match old {
-                Some((key, version)) => world.ask(Action::RetireVersion { key, version: KeyVersion::new(version.as_str()), reason }),
-                None => world.ask(Action::TestReceiver { receiver: ReceiverId::new(RECEIVERS[0]).unwrap() }),
-            }
-        }
-    }
 }

@@ -20,6 +20,7 @@ pub struct Tally {
     pub overdue: u64,
     pub sequences: u64,
     pub late_gates: u64,
+    pub gates_astray: u64,
     pub longest_to_lock_ms: u64,
 }
 
@@ -43,6 +44,7 @@ impl Tally {
         self.overdue += other.overdue;
         self.sequences += other.sequences;
         self.late_gates += other.late_gates;
+        self.gates_astray += other.gates_astray;
         self.longest_to_lock_ms = self.longest_to_lock_ms.max(other.longest_to_lock_ms);
     }
 
@@ -66,6 +68,7 @@ impl Tally {
             ("probes overdue", self.overdue),
             ("sequences that do not rise", self.sequences),
             ("operator locks shown late", self.late_gates),
+            ("far gates that ended astray", self.gates_astray),
             ("longest from revocation to lock, ms", self.longest_to_lock_ms),
         ];
         for (name, figure) in rows {

@@ -14,12 +14,14 @@ use cmek_watchdog::probe::{Call, Evidence, Next, ProbeRun};
 use cmek_watchdog::snapshot::{Change, KeyView, ProviderView, WorkspaceView};
 use cmek_watchdog::time::{Mono, Now, Wall};
 use cmek_watchdog::watch::{Attempt, Effects, Event, ProbeOrder, Start, Subject, Ticket, Watch};
+use cmek_watchdog::words::{Access, HeldBy, ProviderKind, Sequence};
 
 use super::check::Checker;
 use super::cloud::{Cloud, Refusals};
 use super::dice::Dice;
 use super::disk::Disk;
-use super::plan::Plan;
+use super::gates::FarGate;
+use super::plan::{Plan, PlannedKey};
 use super::script::Happening;
 
 /// Something that comes at a time.
@@ -43,6 +45,12 @@ pub enum Item {
         number: u64,
     },
     Happens(Happening),
+    /// A far gate hears of a change.
+    Heard {
+        workspace: WorkspaceId,
+        sequence: Sequence,
+        access: Access,
+    },
     Restart {
         run: u64,
     },
@@ -76,11 +84,18 @@ struct Flying {
 #[derive(Clone, Copy, Debug)]
 pub struct StoreMood {
     pub down: bool,
+    /// With `down`: there is no room, and the answer says so.
+    pub full: bool,
     pub latency: u64,
     pub errors_permille: u64,
 }
 
+impl StoreMood {
+    pub const WELL: Self = Self { down: false, full: false, latency: 5, errors_permille: 0 };
+}
+
 pub struct World {
+    pub far: FarGate,
     pub dice: Dice,
     pub cloud: Cloud,
     pub disk: Disk,
@@ -100,6 +115,7 @@ pub struct World {
     pub crash_rate: u64,
     pub trace: bool,
     pub levers: super::levers::Truth,
+    kinds: BTreeMap<String, ProviderKind>,
     queue: BTreeMap<(u64, u64), Item>,
     items: u64,
     wakes: u64,
@@ -109,23 +125,27 @@ pub struct World {
     batches: BTreeMap<Batch, u64>,
     tickets: u64,
     crash_after: Option<u64>,
+    /// Keys that a reload took out and a later one may bring back.
+    pub removed: Vec<PlannedKey>,
+    /// Ids of the planned keys by their references.
+    ids: BTreeMap<String, String>,
 }
 
 impl World {
     pub fn new(mut dice: Dice, plan: Plan, levers: super::levers::Truth, trace: bool) -> Self {
-        let mut cloud = Cloud::default();
-        for key in &plan.keys {
-            cloud.key(&key.provider, &key.reference).account = key.account.clone();
-        }
+        let cloud = Cloud::default();
         let wall_offset = 1_790_000_000_000 + i64::try_from(dice.below(1_000_000)).unwrap();
         let mono = 1 << 40;
+        let kinds = plan.providers.iter().map(|p| (p.id.clone(), p.kind)).collect();
         Self {
+            far: FarGate::default(),
+            kinds,
             dice,
             cloud,
             disk: Disk::default(),
             config: plan.config(),
             plan,
-            store: StoreMood { down: false, latency: 5, errors_permille: 0 },
+            store: StoreMood::WELL,
             receivers_down: BTreeSet::new(),
             mono,
             wall_offset: wall_offset - (1 << 40),
@@ -147,6 +167,23 @@ impl World {
             batches: BTreeMap::new(),
             tickets: 0,
             crash_after: None,
+            removed: Vec::new(),
+            ids: BTreeMap::new(),
+        }
+    }
+
+    /// After a change of the plan.
+    pub fn planned(&mut self) {
+        self.ids = self.plan.keys.iter().map(|k| (k.reference.clone(), k.id.clone())).collect();
+    }
+
+    /// Everything that far gates have not heard yet reaches them.
+    pub fn drain_heard(&mut self) {
+        let coming = std::mem::take(&mut self.queue);
+        for item in coming.into_values() {
+            if let Item::Heard { workspace, sequence, access } = item {
+                super::gates::heard(self, workspace, sequence, access);
+            }
         }
     }
 
@@ -212,6 +249,10 @@ impl World {
             }
             Item::Sent { run, receiver, notice } => self.finish_send(run, &receiver, &notice).into_iter().collect(),
             Item::Happens(happening) => super::script::happen(self, happening),
+            Item::Heard { workspace, sequence, access } => {
+                super::gates::heard(self, workspace, sequence, access);
+                Vec::new()
+            }
             Item::Restart { run } => {
                 if run == self.run && self.watch.is_none() {
                     self.start();
@@ -220,11 +261,11 @@ impl World {
             }
             Item::Levered { run, order, .. } => super::levers::moved(self, run, order).into_iter().collect(),
             Item::LockDue { key, since, change } => {
-                super::check::lock_due(self, &key, since, change);
+                super::due::lock_due(self, &key, since, change);
                 Vec::new()
             }
             Item::ShownDue { run, workspace } => {
-                super::check::shown_due(self, run, &workspace);
+                super::due::shown_due(self, run, &workspace);
                 Vec::new()
             }
         }
@@ -278,32 +319,38 @@ impl World {
         let crash = self.crash_after.take();
         let stop = |stage: u64| crash == Some(stage);
         if stop(0) {
-            return self.crash();
+            return self.crash("before the spool");
         }
+        self.spooled(&out.spool);
         self.disk.spool.extend(out.spool);
         if out.spool_clear {
             self.disk.spool.clear();
         }
         if stop(1) {
-            return self.crash();
+            return self.crash("before the commit");
         }
         if let Some(commit) = out.commit {
             self.begin_commit(commit);
         }
         if stop(2) {
-            return self.crash();
+            return self.crash("with a commit under way");
         }
         for change in out.publish {
             self.show(change);
         }
         if stop(3) {
-            return self.crash();
+            return self.crash("before probes");
         }
         for order in out.probes {
             self.begin_probe(order);
         }
         if stop(4) {
-            return self.crash();
+            return self.crash("before notices");
+        }
+        for (_, answer) in out.replies {
+            if answer.is_err_and(|refusal| refusal.slug == cmek_watchdog::operate::RefusalSlug::NotProven) {
+                self.check.coverage.saw("operator: unlock refused");
+            }
         }
         for order in out.levers {
             super::levers::ordered(self, order);
@@ -315,7 +362,13 @@ impl World {
             self.after(wait, item);
         }
         if stop(5) {
-            self.crash();
+            self.crash("after a turn");
+        }
+    }
+
+    fn spooled(&mut self, orders: &[cmek_watchdog::journal::Order]) {
+        for _ in orders {
+            self.check.coverage.saw("store: locks spooled");
         }
     }
 
@@ -336,8 +389,12 @@ impl World {
                 }
                 super::check::shown(self, before.as_deref(), &view);
                 super::levers::shown(self, &view);
+                super::gates::send(self, &view);
             }
             Change::Key(view) => {
+                if view.held_by == Some(HeldBy::Brake) && self.keys.get(&view.id).is_none_or(|k| k.held_by != view.held_by) {
+                    self.check.coverage.saw("brake: lock held");
+                }
                 if self.trace && self.keys.get(&view.id).is_none_or(|k| k.state != view.state || k.held_by != view.held_by) {
                     self.say(|| format!("key {} {} held {:?} kind {:?}", view.id, view.state, view.held_by, view.failure_kind));
                 }
@@ -349,6 +406,9 @@ impl World {
             Change::Provider(view) => {
                 let engaged = self.providers.get(&view.provider).is_some_and(|p| p.brake_engaged);
                 if engaged != view.brake_engaged {
+                    if view.brake_engaged {
+                        self.check.coverage.saw("brake: engaged");
+                    }
                     self.say(|| format!("brake {} engaged {}", view.provider, view.brake_engaged));
                     self.check.disturbed(view.provider.as_str(), self.mono);
                 }
@@ -375,8 +435,12 @@ impl World {
         let committed = applied.then(|| self.apply(commit));
         let result = match committed.filter(|_| !fails) {
             Some(committed) => Ok(committed),
+            None if self.store.full => Err(StoreFault::Full("no space left on device".to_owned())),
             None => Err(StoreFault::Unavailable("disk I/O error".to_owned())),
         };
+        if fails && applied {
+            self.check.coverage.saw("store: failed answer of a written commit");
+        }
         Some(Event::Stored { batch: commit.batch, result })
     }
 
@@ -414,9 +478,12 @@ impl World {
     }
 
     fn call(&mut self, attempt: u64, order: ProbeOrder, run: ProbeRun, call: &Call, mut refused: Refusals) {
-        let (provider, reference) = (order.provider.to_string(), order.plan.target.reference.text.to_string());
-        let told = self.cloud.call(&provider, &reference, call, order.plan.call_timeout, Mono(self.mono), &mut self.dice);
-        refused.ours |= self.cloud.side(&provider).denied || self.cloud.side(&provider).credentials;
+        let (provider, reference) = (order.provider.as_str(), &*order.plan.target.reference.text);
+        let kind = self.kinds.get(provider).copied().unwrap_or(ProviderKind::Aws);
+        let (timeout, now) = (order.plan.call_timeout, Mono(self.mono));
+        let told = self.cloud.call((provider, kind), reference, call, timeout, now, &mut self.dice);
+        let side = self.cloud.side(provider);
+        refused.ours |= side.denied || side.credentials;
         match call {
             Call::Wrap => refused.wrap |= told.truly_refused,
             Call::Unwrap(_) => refused.unwrap |= told.truly_refused,
@@ -452,8 +519,14 @@ impl World {
         if !matches!(order.subject, Subject::Key(_)) {
             return;
         }
-        let reference = order.plan.target.reference.text.to_string();
-        let view = self.plan.keys.iter().find(|k| k.reference == reference).and_then(|k| self.keys.get(k.id.as_str()));
+        let reference = &*order.plan.target.reference.text;
+        let view = self.ids.get(reference).and_then(|id| self.keys.get(id.as_str()));
+        self.check.coverage.saw(match self.kinds.get(order.provider.as_str()) {
+            Some(ProviderKind::Aws) => "provider aws: rounds",
+            Some(ProviderKind::Gcp) => "provider gcp: rounds",
+            Some(ProviderKind::Azure) => "provider azure: rounds",
+            Some(ProviderKind::Local) | None => "provider local: rounds",
+        });
         if self.trace {
             let legs: Vec<String> = evidence
                 .legs
@@ -462,20 +535,22 @@ impl World {
                 .collect();
             self.say(|| format!("saw {} {}", reference.rsplit('/').next().unwrap_or(""), legs.join(" ")));
         }
-        self.check.saw(&reference, self.turn + 1, evidence, refused, view.map(|v| &**v));
+        self.check.saw(reference, self.turn + 1, evidence, refused, view.map(|v| &**v));
     }
 
     /// The process dies here. What it had under way may or may not have come about.
-    pub fn crash(&mut self) {
+    pub fn crash(&mut self, stage: &str) {
         if self.watch.take().is_none() {
             return;
         }
         self.check.tally.crashes += 1;
+        self.check.coverage.saw(&format!("crash: {stage}"));
         let in_flight = self.committing.take();
         if let Some(commit) = &in_flight
             && !self.store.down
             && self.dice.chance(500)
         {
+            self.check.coverage.saw("crash: commit in flight was written");
             self.apply(commit);
         }
         let down = if self.dice.chance(800) { 200 + self.dice.below(5_000) } else { 10_000 + self.dice.below(600_000) };
@@ -496,6 +571,7 @@ impl World {
         let restored = self.disk.restored();
         self.say(|| format!("start with {} orders, {} spooled", restored.orders.len(), self.disk.spool.len()));
         let before = self.workspaces.clone();
+        self.check.restarts_with(&restored, !self.disk.spool.is_empty());
         let watch = Watch::new(config, restored, Start::default(), now, &mut out);
         self.watch = Some(watch);
         self.turn += 1;

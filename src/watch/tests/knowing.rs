@@ -62,6 +62,19 @@ fn staleness_is_told_at_its_marks_and_every_day() {
 }
 
 #[test]
+fn hours_in_which_nobody_looked_make_no_key_stale() {
+    let mut bench = Bench::proven(&format!("[policies.stale]\nlock_after_stale = \"1h\"\n{}", key("k", "\"w\"", "stale")));
+    bench.cloud.side("p").fault = Some(cloud::Fault::Kind(FailureKind::ProviderFault, 1000));
+    bench.run(600);
+    // The machine sleeps, and wakes to the same trouble.
+    bench.now = bench.now.plus(Span::from_hours(3));
+    bench.run(600);
+    assert_eq!(bench.access("w"), Access::Open);
+    bench.run(3000);
+    assert_eq!(bench.workspaces["w"].cause.map(|c| c.as_str()), Some("stale"));
+}
+
+#[test]
 fn a_probe_that_hangs_expires_and_its_late_answer_is_nobodys() {
     let mut bench = one();
     bench.cloud.side("p").fault = Some(cloud::Fault::Hang(1000));
@@ -128,7 +141,7 @@ fn a_key_that_never_works_is_told_once_and_locks_nothing() {
 #[test]
 fn a_denial_that_nobody_can_vouch_for_is_put_before_a_person() {
     let mut bench = one();
-    bench.cloud.key("p", plan::CONTROL).truth.status = Status::Disabled;
+    bench.cloud.key("p", plan::control(crate::words::ProviderKind::Aws)).truth.status = Status::Disabled;
     bench.truth("k").unwrap_denied = true;
     bench.run(29 * 60);
     let asked =

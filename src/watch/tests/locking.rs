@@ -197,3 +197,54 @@ fn a_released_workspace_is_lowered_again_only_as_far_as_the_new_looks_say() {
     bench.run(400);
     assert_eq!(bench.access("w"), Access::Locked);
 }
+
+#[test]
+fn a_flapping_key_whose_time_came_at_a_good_look_is_locked_at_the_next_refused_one() {
+    let policy = "[policies.flap]\nflapping = { after = \"10m\", access = \"locked\" }\n";
+    let mut bench = Bench::proven(&format!("{policy}{}", key("k", "\"w\"", "flap")));
+    bench.deny("k", true);
+    while bench.told(EventType::KeySuspect) == 0 {
+        bench.run(1);
+    }
+    // One look of three or four is refused: neither confirmed nor over. The tenth minute ends at a good one.
+    let mut told_at = None;
+    for second in 1..=640_u64 {
+        let phase = if second < 70 { (second + 2) % 25 } else { (second - 70 + 27) % 30 };
+        bench.deny("k", phase < 5);
+        bench.run(1);
+        if told_at.is_none() && bench.told(EventType::KeySuspect) == 2 {
+            told_at = Some((second, bench.access("w")));
+        }
+    }
+    assert!(matches!(told_at, Some((600..=602, Access::Open))), "the case that this is about: {told_at:?}");
+    assert_eq!(bench.access("w"), Access::Locked);
+    assert_eq!(bench.told(EventType::KeySuspect), 2, "told once as a suspicion and once as flapping");
+}
+
+#[test]
+fn a_flapping_policy_locks_nothing_for_denials_that_nobody_vouches_for() {
+    let mut bench =
+        Bench::proven(&format!("[policies.flap]\nflapping = {{ after = \"10m\", access = \"locked\" }}\n{}", key("k", "\"w\"", "flap")));
+    bench.cloud.key("p", plan::control(crate::words::ProviderKind::Aws)).truth.status = Status::Disabled;
+    bench.run(120);
+    bench.deny("k", true);
+    bench.run(3600);
+    assert_eq!((bench.state("k"), bench.access("w")), (StateWord::Suspect, Access::Open));
+}
+
+#[test]
+fn a_destroyed_key_is_beyond_recovery_only_when_its_window_is_over() {
+    let mut bench = one();
+    let until = bench.now.wall.plus(Span::from_days(7));
+    (bench.truth("k").status, bench.truth("k").ends_at) = (Status::Destroyed, Some(until));
+    bench.run(130);
+    let view = &bench.workspaces["w"];
+    assert_eq!((view.access, view.terminal, view.recoverable_until), (Access::Locked, false, Some(until)));
+    let told = bench.notices.iter().find(|notice| notice.event == EventType::WorkspaceLocked).expect("a notice");
+    assert!(!told.terminal && told.recoverable_until == Some(until));
+
+    let mut bench = one();
+    bench.truth("k").status = Status::Destroyed;
+    bench.run(130);
+    assert!(bench.workspaces["w"].terminal && bench.workspaces["w"].access == Access::Locked);
+}
