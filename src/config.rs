@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::gate::Features;
 use crate::key::{AssumeRole, KeyId, KeyTarget, PolicyId, ProviderId, ReceiverId, WorkspaceId};
+use crate::notify::storm::Pace;
 use crate::policy::Policy;
 use crate::time::Span;
 use crate::words::{ProviderKind, Role, Severity};
@@ -273,6 +274,32 @@ pub struct Route {
     pub matching: Match,
 }
 
+/// Hours in which quiet notices wait, in a time zone of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Quiet {
+    /// Minutes after midnight.
+    pub from: u16,
+    pub to: u16,
+    pub timezone: String,
+}
+
+/// Who else is told when nobody acknowledges a critical lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Escalate {
+    pub after: Span,
+    pub receivers: Vec<ReceiverId>,
+}
+
+/// How people are told, whatever the receiver.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NotifyConfig {
+    pub pace: Pace,
+    /// Mail receiver whose server and sender carry the notices of owners with `notify_owner`.
+    pub owner_receiver: Option<ReceiverId>,
+    pub quiet: Option<Quiet>,
+    pub escalate: Option<Escalate>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Heartbeat {
     pub url: Option<UrlRef>,
@@ -327,7 +354,23 @@ pub struct Config {
     pub audit: Vec<AuditSource>,
     pub receivers: BTreeMap<ReceiverId, ReceiverConfig>,
     pub routes: Vec<Route>,
+    pub notify: NotifyConfig,
     pub cluster_lease: Span,
     pub heartbeat: Heartbeat,
     pub reports: Vec<Report>,
+}
+
+impl Config {
+    /// Receivers that keep one incident per matter until they are told of its end.
+    #[must_use]
+    pub fn keeping_incidents(&self) -> Vec<ReceiverId> {
+        let keeps = |detail: &ReceiverDetail| match detail {
+            ReceiverDetail::PagerDuty { .. } => true,
+            ReceiverDetail::Email { .. }
+            | ReceiverDetail::Webhook { .. }
+            | ReceiverDetail::Slack { .. }
+            | ReceiverDetail::Alertmanager { .. } => false,
+        };
+        self.receivers.values().filter(|receiver| keeps(&receiver.detail)).map(|receiver| receiver.id.clone()).collect()
+    }
 }

@@ -209,6 +209,8 @@ vocabulary! {
         OverrideStarted = "override.started",
         OverrideEnded = "override.ended",
         Digest = "digest",
+        /// Many notices told as one message.
+        NoticesGrouped = "notices.grouped",
     }
 }
 

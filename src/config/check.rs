@@ -24,7 +24,7 @@ pub use super::sheet::{ConfigError, Place, Warning};
 pub use gather::{KeysFile, Row, Rows};
 pub use keys::{Fault, key_of, reference};
 
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "server",
     "store",
     "gate",
@@ -40,6 +40,7 @@ const TABLES: [&str; 18] = [
     "audit",
     "receivers",
     "routes",
+    "notify",
     "cluster",
     "heartbeat",
     "reports",
@@ -100,6 +101,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         features: features(sheet),
         workspaces,
         audit: notices::audit(sheet, &providers),
+        notify: notices::notify(sheet, &receivers),
         reports: notices::reports(sheet, &receivers),
         receivers,
         routes,

@@ -349,6 +349,33 @@ pub struct Match {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+pub struct Notify {
+    pub group_above: Option<Int>,
+    pub group_within: Option<Text>,
+    pub group_every: Option<Text>,
+    pub per_hour: Option<Int>,
+    pub owner_receiver: Option<Text>,
+    pub quiet: Option<Quiet>,
+    pub escalate: Option<Escalate>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quiet {
+    pub from: Text,
+    pub to: Text,
+    pub timezone: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Escalate {
+    pub after: Text,
+    pub receivers: Spanned<Vec<Text>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 pub struct Cluster {
     pub lease: Option<Text>,
 }

@@ -63,7 +63,8 @@ impl Topic {
             | EventType::OperatorAction
             | EventType::ClockStepped
             | EventType::DaemonStarted
-            | EventType::Digest => Self::Single,
+            | EventType::Digest
+            | EventType::NoticesGrouped => Self::Single,
         }
     }
 
@@ -171,7 +172,8 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::OperatorAction
         | EventType::DaemonStarted
         | EventType::ConfigReloaded
-        | EventType::Digest => Severity::Info,
+        | EventType::Digest
+        | EventType::NoticesGrouped => Severity::Info,
     }
 }
 
@@ -202,6 +204,39 @@ pub fn protected(notice: &Notice) -> bool {
             | EventType::BrakeReleased
     );
     lock || *severity == Severity::Critical
+}
+
+/// Names of the matters of a notice for receivers that keep an incident for each: they say what it is
+/// about and nothing that changes while it lasts. Drills are apart from the real thing.
+#[must_use]
+pub fn matters(notice: &Notice) -> Vec<String> {
+    let named = |subject: &str| matter(notice, subject);
+    let key_or_provider = match (&notice.key, &notice.provider) {
+        (Some(key), _) => Some(key.to_string()),
+        (None, Some(provider)) => Some(provider.to_string()),
+        (None, None) => None,
+    };
+    match (Topic::of(notice.event), key_or_provider) {
+        (Topic::Single | Topic::Receiver, _) => vec![named(&notice.id.0)],
+        (Topic::Access, _) => notice.workspaces.iter().map(|workspace| named(workspace.as_str())).collect(),
+        (_, Some(subject)) => vec![named(&subject)],
+        (_, None) => vec![named(&joined(notice))],
+    }
+}
+
+/// The name of one matter of a notice.
+#[must_use]
+pub fn matter(notice: &Notice, subject: &str) -> String {
+    let drill = if notice.drill { "drill/" } else { "" };
+    format!("cmek/{drill}{}/{subject}", Topic::of(notice.event).as_str())
+}
+
+/// The notice's workspaces in one text, whatever their order.
+#[must_use]
+pub fn joined(notice: &Notice) -> String {
+    let mut workspaces: Vec<&str> = notice.workspaces.iter().map(WorkspaceId::as_str).collect();
+    workspaces.sort_unstable();
+    workspaces.join(",")
 }
 
 /// Identity of the matter: two notices with equal `About` speak of the same thing.

@@ -137,6 +137,7 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::OverrideStarted => format!("An operator holds the automatic lock by key {name} off{when}."),
         EventType::OverrideEnded => format!("The operator's hold on the automatic lock by key {name} is over."),
         EventType::Digest => format!("State of all keys{when}."),
+        EventType::NoticesGrouped => format!("Many notices came at once{when}."),
     }
 }
 
@@ -268,7 +269,8 @@ const fn brief(cause: Cause) -> &'static str {
 }
 
 /// What happened, in a word or two.
-const fn happened(event: EventType) -> &'static str {
+#[must_use]
+pub const fn happened(event: EventType) -> &'static str {
     match event {
         EventType::KeySuspect => "suspect",
         EventType::KeyRevoked => "revoked",
@@ -307,6 +309,7 @@ const fn happened(event: EventType) -> &'static str {
         EventType::OverrideStarted => "automatic lock held off",
         EventType::OverrideEnded => "automatic lock no longer held off",
         EventType::Digest => "daily state",
+        EventType::NoticesGrouped => "notices together",
     }
 }
 
@@ -322,6 +325,7 @@ pub fn subject(notice: &Notice) -> String {
         EventType::WorkspaceLocked | EventType::WorkspaceReadOnly | EventType::WorkspaceOpened | EventType::WorkspaceWouldLock
     );
     let line = match (&notice.key, about_workspaces) {
+        _ if notice.event == EventType::NoticesGrouped => grouped(notice),
         (Some(key), true) => {
             let why = notice.cause.filter(|_| notice.event != EventType::WorkspaceOpened).map_or("works", brief);
             format!("{} {what}: key {key} {why}", workspaces(notice))
@@ -340,6 +344,14 @@ pub fn subject(notice: &Notice) -> String {
         },
     };
     format!("{drill}[cmek][{severity}] {line}")
+}
+
+/// `5,000 notices together: wrkspc_demo and 2,499 more locked`.
+fn grouped(notice: &Notice) -> String {
+    let members = notice.storm.as_ref().map(|storm| storm.members.as_slice()).unwrap_or_default();
+    let first = crate::notify::storm::listed(members).first().map_or("", |notice| happened(notice.event));
+    let about = if notice.workspaces.is_empty() { String::new() } else { format!("{} ", workspaces(notice)) };
+    format!("{} {}: {about}{first}", members.len(), happened(notice.event))
 }
 
 fn workspaces(notice: &Notice) -> String {

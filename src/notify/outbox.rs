@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::key::ReceiverId;
+use crate::notify::storm::Pace;
 use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
 use crate::snapshot::OutboxView;
 use crate::time::{Mono, Now, Span};
 
 mod queue;
+mod storms;
 
 use queue::Queue;
 
@@ -66,6 +68,8 @@ pub struct Due {
     /// To be written with the next commit, and given to [`Outbox::stored`] after it.
     pub rows: Vec<OutboxRow>,
     pub counts: Vec<(ReceiverId, Counts)>,
+    /// To be written with the next commit: matters told of in a storm, see [`Outbox::restore_matter`].
+    pub matters: Vec<(ReceiverId, String, Option<String>)>,
     /// Receivers that turned out to be failing because no answer came.
     pub failing: Vec<ReceiverId>,
 }
@@ -76,6 +80,8 @@ pub struct Sent {
     /// To be written with the next commit, and given to [`Outbox::stored`] after it.
     pub rows: Vec<OutboxRow>,
     pub counts: Counts,
+    /// To be written with the next commit: matters told of in a storm, with its id; `None` = over.
+    pub matters: Vec<(String, Option<String>)>,
     /// Said once; again only after the receiver healed.
     pub became_failing: bool,
     pub healed: bool,
@@ -105,6 +111,20 @@ impl Outbox {
             self.queues.entry(receiver).or_default().known = true;
         }
         self.queues.retain(|_, queue| queue.known || !queue.is_empty());
+    }
+
+    /// How many notices become one, for every receiver; `None` = never. `incidents` are the receivers
+    /// that keep an incident per matter.
+    pub fn set_pace(&mut self, pace: Option<Pace>, incidents: &[ReceiverId]) {
+        for (receiver, queue) in &mut self.queues {
+            queue.weather.pace = pace;
+            queue.weather.incidents = incidents.contains(receiver);
+        }
+    }
+
+    /// A matter that was told of in a storm and had not ended when the store was last written.
+    pub fn restore_matter(&mut self, receiver: ReceiverId, matter: String, storm: Arc<str>) {
+        self.queues.entry(receiver).or_default().weather.restore(matter, storm);
     }
 
     /// Takes the rows that a store has kept. What was in flight is pending again: whether it arrived
@@ -153,6 +173,7 @@ impl Outbox {
                 due.failing.push(receiver.clone());
             }
             due.rows.extend(lost.rows);
+            due.matters.extend(lost.matters.into_iter().map(|(matter, storm)| (receiver.clone(), matter, storm)));
             let mut counts = lost.counts;
             queue.sweep(now, &mut due.rows, &mut counts);
             if queue.known
@@ -185,5 +206,7 @@ impl Outbox {
     }
 }
 
+#[cfg(test)]
+mod storm_tests;
 #[cfg(test)]
 mod tests;

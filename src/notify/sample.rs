@@ -40,6 +40,7 @@ pub(crate) fn bare(id: &str, event: EventType, severity: Severity) -> Notice {
         terminal: false,
         recoverable_until: None,
         drill: false,
+        storm: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Key};
 use crate::journal::{Restored, Shard};
-use crate::key::{KeyVersion, ProviderId, WorkspaceId};
+use crate::key::{KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::lifecycle::KeyState;
 use crate::lockout::Brake;
 use crate::notify::outbox::Outbox;
@@ -89,7 +89,8 @@ impl Watch {
         let mut lanes = Lanes::default();
         config.providers.iter().for_each(|(id, provider)| lanes.set_rate(id, provider.calls_per_second));
         let controls = config.providers.iter().map(|(id, p)| (id.clone(), Control::new(p, now))).collect();
-        let outbox = Outbox::new(config.receivers.keys().cloned());
+        let mut outbox = Outbox::new(config.receivers.keys().cloned());
+        outbox.set_pace(Some(config.notify.pace), &config.keeping_incidents());
         Self {
             config,
             cells: BTreeMap::new(),
@@ -132,6 +133,10 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
+            } else if let Some((receiver, matter)) = name.strip_prefix("storm:").and_then(|rest| rest.split_once(':')) {
+                if let Ok(receiver) = ReceiverId::new(receiver) {
+                    self.outbox.restore_matter(receiver, matter.to_owned(), text.as_str().into());
+                }
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);

@@ -127,6 +127,7 @@ impl Watch {
             terminal: false,
             recoverable_until: facts.and_then(|f| f.recoverable_until.or(f.deletion_at)),
             drill: false,
+            storm: None,
         }
     }
 
@@ -456,6 +457,9 @@ impl Watch {
     pub(super) fn start_sends(&mut self, now: Now, out: &mut Effects) {
         let due = self.outbox.due(now);
         self.write_rows(due.rows);
+        for (receiver, matter, storm) in due.matters {
+            self.write_matter(&receiver, &matter, storm);
+        }
         self.counts.extend(due.counts.into_iter().map(|(receiver, counts)| Count::Notices { receiver, counts }));
         self.daemon_dirty |= !due.orders.is_empty();
         out.sends.extend(due.orders);
@@ -467,6 +471,9 @@ impl Watch {
     pub(super) fn sent(&mut self, now: Now, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery) {
         let sent = self.outbox.sent(receiver, id, delivery, now);
         self.write_rows(sent.rows);
+        for (matter, storm) in sent.matters {
+            self.write_matter(receiver, &matter, storm);
+        }
         self.daemon_dirty = true;
         if !sent.counts.is_zero() {
             self.counts.push_back(Count::Notices { receiver: receiver.clone(), counts: sent.counts });
@@ -474,6 +481,10 @@ impl Watch {
         if sent.became_failing {
             self.tell_failing(now, receiver);
         }
+    }
+
+    fn write_matter(&mut self, receiver: &ReceiverId, matter: &str, storm: Option<String>) {
+        self.ledger.open.commit.meta.insert(format!("storm:{receiver}:{matter}"), storm);
     }
 
     fn tell_failing(&mut self, now: Now, receiver: &ReceiverId) {

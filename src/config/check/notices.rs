@@ -13,9 +13,11 @@ use crate::config::raw::{self, Text};
 use crate::config::sheet::Sheet;
 use crate::config::values;
 use crate::config::{
-    AuditKind, AuditSource, Match, Provider, ReceiverConfig, ReceiverDetail, Report, Route, SecretRef, SmtpSecurity, UrlRef,
+    AuditKind, AuditSource, Escalate, Match, NotifyConfig, Provider, Quiet, ReceiverConfig, ReceiverDetail, Report, Route, SecretRef,
+    SmtpSecurity, UrlRef,
 };
 use crate::key::{ProviderId, ReceiverId};
+use crate::notify::storm::Pace;
 use crate::time::Span;
 use crate::words::{ProviderKind, Severity};
 
@@ -169,6 +171,61 @@ pub fn routes(sheet: &mut Sheet<'_>, receivers: &Receivers, providers: &Provider
         routes.push(Route { receivers, severity, matching });
     }
     routes
+}
+
+/// How people are told, whatever the receiver.
+pub fn notify(sheet: &mut Sheet<'_>, receivers: &Receivers) -> NotifyConfig {
+    let raw: raw::Notify = sheet.section("notify");
+    let known = receiver_names(sheet);
+    let default = Pace::default();
+    let within =
+        |sheet: &mut Sheet<'_>, text: Option<Text>| text.and_then(|text| sheet.span_within(&text, Span::from_secs(1), Span::from_hours(1)));
+    let pace = Pace {
+        above: raw.group_above.and_then(|n| sheet.int(&n, 2, 1000)).unwrap_or(default.above),
+        within: within(sheet, raw.group_within).unwrap_or(default.within),
+        every: within(sheet, raw.group_every).unwrap_or(default.every),
+        per_hour: raw.per_hour.and_then(|n| sheet.int(&n, 10, 10_000)).unwrap_or(default.per_hour),
+    };
+    let owner_receiver = raw.owner_receiver.as_ref().and_then(|text| {
+        let one = Spanned::new(text.span(), vec![text.clone()]);
+        let id = named(sheet, &one, receivers, &known).pop()?;
+        let mail = receivers.get(&id).is_some_and(|receiver| matches!(receiver.detail, ReceiverDetail::Email { .. }));
+        if !mail {
+            sheet.error(text.span(), format!("receiver `{id}` is not of kind email, and owners are told by mail"));
+        }
+        mail.then_some(id)
+    });
+    let quiet = raw.quiet.and_then(|raw| {
+        let (from, to) = (clock(sheet, &raw.from), clock(sheet, &raw.to));
+        let timezone = match &raw.timezone {
+            Some(text) => note(sheet, text, values::timezone(text.get_ref())),
+            None => Some("UTC".to_owned()),
+        };
+        let (from, to) = (from?, to?);
+        if from == to {
+            sheet.error(raw.to.span(), "the quiet hours end when they begin");
+        }
+        Some(Quiet { from, to, timezone: timezone? })
+    });
+    let escalate = raw.escalate.and_then(|raw| {
+        let after = sheet.span_within(&raw.after, Span::from_mins(1), Span::from_days(1));
+        let receivers = named(sheet, &raw.receivers, receivers, &known);
+        Some(Escalate { after: after?, receivers })
+    });
+    NotifyConfig { pace, owner_receiver, quiet, escalate }
+}
+
+/// `22:00` in minutes after midnight.
+fn clock(sheet: &mut Sheet<'_>, text: &Text) -> Option<u16> {
+    let two = |part: &str, below: u16| {
+        let number = part.parse::<u16>().ok().filter(|number| *number < below);
+        number.filter(|_| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let found = text.get_ref().split_once(':').and_then(|(hours, minutes)| Some((two(hours, 24)?, two(minutes, 60)?)));
+    if found.is_none() {
+        sheet.error(text.span(), "expected a time of day such as \"22:00\"");
+    }
+    found.map(|(hours, minutes)| hours.saturating_mul(60).saturating_add(minutes))
 }
 
 /// Reports by name.

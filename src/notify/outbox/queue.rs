@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::storms::{MOST_ENDS, Step, Weather};
 use super::{ANSWER_WITHIN, Counts, FAILING_AFTER, FIRST_RETRY, LAST_RETRY, LONGEST_WISH, LOW_WATER, MAX_AGE, MAX_ROWS, RUN, Sent};
 use crate::key::ReceiverId;
 use crate::notify::about::{About, protected};
+use crate::notify::storm::{self, MOST_MEMBERS, Storm};
 use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
 use crate::snapshot::OutboxView;
 use crate::time::{Mono, Now, Span, Wall};
@@ -22,6 +24,8 @@ struct Held {
     born: Mono,
     /// Earlier rows about the same matter that this one speaks for.
     folded: u32,
+    /// Sent before by this process.
+    tried: bool,
 }
 
 /// One receiver's line.
@@ -42,6 +46,16 @@ pub(super) struct Queue {
     dead: u64,
     next_sweep: Mono,
     len_after_sweep: usize,
+    pub(super) weather: Weather,
+    /// The message for many that is under way or is to be tried again: its id and its rows.
+    group: Option<Group>,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    id: NoticeId,
+    rows: Vec<u64>,
+    storm: Arc<Storm>,
 }
 
 impl Queue {
@@ -92,7 +106,7 @@ impl Queue {
         let wait = row.next_at.since(now.wall);
         let next = now.mono.plus(if wait > LONGEST_WISH { LONGEST_WISH } else { wait });
         let born = now.mono_of(row.created_at, MAX_AGE);
-        self.rows.insert(row.position, Held { row, next, born, folded: 0 });
+        self.rows.insert(row.position, Held { row, next, born, folded: 0, tried: false });
     }
 
     pub(super) fn settled(&mut self, id: &NoticeId) {
@@ -104,23 +118,73 @@ impl Queue {
         if self.in_flight.is_some() || !self.unsettled.is_empty() {
             return None;
         }
-        let mut head = self.rows.first_entry()?;
-        let position = *head.key();
-        let held = head.get_mut();
-        if held.next > now.mono {
+        let (position, head) = self.rows.first_key_value()?;
+        let (position, again) = (*position, head.tried);
+        if head.next > now.mono {
             return None;
         }
+        let many = match (storm::stands_alone(head.row.notice.event), again) {
+            (true, _) => false,
+            // What was tried as one message is tried as one again.
+            (false, true) => self.group.is_some(),
+            (false, false) => match self.weather.step(now, self.rows.len()) {
+                Step::One => false,
+                Step::Many => true,
+                Step::Wait => return None,
+            },
+        };
+        let group = if many { self.gather() } else { None };
+        let held = self.rows.get_mut(&position)?;
         held.row.state = OutboxState::InFlight;
         held.row.attempts = held.row.attempts.saturating_add(1);
         rows.push(held.row.clone());
         self.in_flight = Some((position, now.mono));
-        Some((speaking_for(&held.row.notice, held.folded), held.row.attempts))
+        let attempt = held.row.attempts;
+        held.tried = true;
+        let alone = speaking_for(&held.row.notice, held.folded);
+        let notice = match &group {
+            Some(group) => Arc::new(storm::grouped(&group.storm.members, Storm::clone(&group.storm))),
+            None => self.with_ending(alone),
+        };
+        self.group = group;
+        if !again {
+            self.weather.sends(now);
+        }
+        Some((notice, attempt))
+    }
+
+    fn with_ending(&self, notice: Arc<Notice>) -> Arc<Notice> {
+        match self.weather.ending(&notice) {
+            Some(storm) => Arc::new(Notice { storm: Some(Arc::new(storm)), ..Notice::clone(&notice) }),
+            None => notice,
+        }
+    }
+
+    /// The rows at the head of the line as one message; those of the last attempt if it was one.
+    fn gather(&self) -> Option<Group> {
+        let last = self.group.as_ref().and_then(|group| group.rows.last().copied());
+        let (mut positions, mut members, mut ends) = (Vec::new(), Vec::new(), 0_usize);
+        for (position, held) in self.rows.iter().take(MOST_MEMBERS) {
+            ends = ends.saturating_add(self.weather.own_ends(&held.row.notice));
+            let full = !positions.is_empty() && (ends > MOST_ENDS || last.is_some_and(|last| *position > last));
+            if full || storm::stands_alone(held.row.notice.event) {
+                break;
+            }
+            positions.push(*position);
+            members.push(speaking_for(&held.row.notice, held.folded));
+        }
+        if positions.len() < 2 {
+            return None;
+        }
+        let storm = Arc::new(self.weather.storm(members));
+        Some(Group { id: storm::id_of(&storm.members), rows: positions, storm })
     }
 
     /// A send that was never answered (its task died) counts as one to be tried again.
     pub(super) fn answer_lost(&mut self, now: Now) -> Sent {
         let lost = self.in_flight.filter(|(_, since)| now.mono.since(*since) >= ANSWER_WITHIN);
-        let id = lost.and_then(|(position, _)| self.rows.get(&position)).map(|held| held.row.id.clone());
+        let many = self.group.as_ref().map(|group| group.id.clone());
+        let id = lost.and_then(|(position, _)| self.rows.get(&position)).map(|held| many.unwrap_or_else(|| held.row.id.clone()));
         let mut sent = match id {
             Some(id) => self.answer(&id, Delivery::Retry { after: None, reason: "no answer from the receiver".to_owned() }, now),
             None => Sent::default(),
@@ -134,6 +198,9 @@ impl Queue {
     pub(super) fn answer(&mut self, id: &NoticeId, delivery: Delivery, now: Now) -> Sent {
         let in_flight = self.in_flight.map(|(position, _)| position);
         let here = |position: &u64| self.rows.get(position).is_some_and(|held| held.row.id == *id);
+        if let Some(group) = self.group.take_if(|group| group.id == *id) {
+            return self.answer_for_many(group, delivery, now);
+        }
         let Some(position) = in_flight.filter(here).or_else(|| self.position_of(id)) else { return Sent::default() };
         match delivery {
             Delivery::Delivered => self.delivered(position, now),
@@ -141,6 +208,40 @@ impl Queue {
             Delivery::Retry { after, reason } if in_flight == Some(position) => self.retry(position, after, reason, now),
             // The answer of a send that was given up: the row waits for its next attempt already.
             Delivery::Retry { .. } => Sent::default(),
+        }
+    }
+
+    /// The answer about a message for many is the answer for each of them: the first row stands for
+    /// the message, the others are folded into it.
+    fn answer_for_many(&mut self, group: Group, delivery: Delivery, now: Now) -> Sent {
+        let Some(head) = group.rows.iter().copied().find(|position| self.rows.contains_key(position)) else { return Sent::default() };
+        let others: Vec<u64> = group.rows.iter().copied().filter(|position| *position != head).collect();
+        match delivery {
+            Delivery::Delivered => {
+                let told = format!("told in {}", group.id.0);
+                let folded: Vec<OutboxRow> =
+                    others.into_iter().filter_map(|position| self.take(position, OutboxState::Folded, Some(told.clone()))).collect();
+                let mut sent = self.delivered(head, now);
+                sent.counts.folded = sent.counts.folded.saturating_add(u64::try_from(folded.len()).unwrap_or(u64::MAX));
+                sent.rows.extend(folded);
+                sent.matters.extend(self.weather.told(&group.storm));
+                sent
+            }
+            Delivery::Refused { reason } => {
+                let mut sent = self.refused(head, reason.clone(), now);
+                for position in others {
+                    let more = self.refused(position, reason.clone(), now);
+                    sent.rows.extend(more.rows);
+                    sent.counts.failed = sent.counts.failed.saturating_add(more.counts.failed);
+                    sent.became_failing |= more.became_failing;
+                }
+                sent
+            }
+            Delivery::Retry { after, reason } => {
+                let sending = self.is_sending(head);
+                self.group = Some(group);
+                if sending { self.retry(head, after, reason, now) } else { Sent::default() }
+            }
         }
     }
 
@@ -164,7 +265,11 @@ impl Queue {
     fn delivered(&mut self, position: u64, now: Now) -> Sent {
         let mut sent = Sent { healed: self.told_failing, ..Sent::default() };
         sent.counts.delivered = 1;
-        sent.rows.extend(self.take(position, OutboxState::Done, None));
+        let row = self.take(position, OutboxState::Done, None);
+        if let Some(row) = &row {
+            sent.matters = self.weather.told_alone(&row.notice);
+        }
+        sent.rows.extend(row);
         self.failing_since = None;
         self.told_failing = false;
         self.last_success_at = Some(now.wall);
@@ -235,6 +340,7 @@ impl Queue {
 
     fn is_sending(&self, position: u64) -> bool {
         self.in_flight.is_some_and(|(sending, _)| sending == position)
+            || self.group.as_ref().is_some_and(|group| group.rows.binary_search(&position).is_ok())
     }
 
     /// Folds up to `most` rows, oldest first, into the newest row about the same matter. A row that
@@ -306,9 +412,15 @@ impl Queue {
         let send = match self.in_flight {
             Some((_, since)) => Some(since.plus(ANSWER_WITHIN)),
             None if !self.unsettled.is_empty() || !self.known => None,
-            None => self.rows.values().next().map(|head| head.next),
+            None => self.rows.values().next().map(|head| head.next.max(self.next_message(head))),
         };
         [failing, send].into_iter().flatten().min()
+    }
+
+    /// When the storm lets the head of the line go.
+    fn next_message(&self, head: &Held) -> Mono {
+        let free = head.tried || storm::stands_alone(head.row.notice.event);
+        self.weather.next_message().filter(|_| !free).unwrap_or(Mono(0))
     }
 
     pub(super) fn view(&self, receiver: &ReceiverId, now: Now) -> OutboxView {
