@@ -257,6 +257,8 @@ impl std::fmt::Debug for UrlRef {
 pub struct ReceiverConfig {
     pub id: ReceiverId,
     pub detail: ReceiverDetail,
+    /// Who is told instead while this one takes nothing.
+    pub fallback: Option<ReceiverId>,
 }
 
 /// Shell-style patterns (`*` only) that all must match.
@@ -265,6 +267,9 @@ pub struct Match {
     pub provider: Option<String>,
     pub owner: Option<String>,
     pub workspace: Option<String>,
+    pub key: Option<String>,
+    /// The notice's type, such as `key.*`.
+    pub kind: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -30,6 +30,7 @@ pub mod authz;
 pub mod client;
 pub mod input;
 pub mod keys;
+pub mod notices;
 pub mod page;
 pub mod problem;
 pub mod serve;
@@ -167,6 +168,10 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/status", get(status::status))
         .route("/v1/reload", post(status::reload))
         .route("/v1/receivers/{name}/test", post(status::test_receiver))
+        .route("/v1/notices", get(notices::list))
+        .route("/v1/notices/resend", post(notices::resend_all))
+        .route("/v1/notices/{id}/ack", post(notices::acknowledge))
+        .route("/v1/notices/{id}/resend", post(notices::resend))
         .route("/v1/activity", get(status::activity))
         .route("/metrics", get(status::metrics))
         .route("/healthz", get(status::healthz))

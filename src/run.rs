@@ -4,6 +4,7 @@
 
 mod calendar;
 mod effects;
+mod heartbeat;
 mod reload;
 mod start;
 mod supervise;

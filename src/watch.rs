@@ -6,6 +6,7 @@ mod cell;
 mod control;
 mod judging;
 mod ledger;
+mod notices;
 mod operators;
 mod probing;
 mod reload;
@@ -160,6 +161,9 @@ pub struct Watch {
     windows: BTreeSet<(Mono, KeyIx)>,
     ledger: Ledger,
     outbox: Outbox,
+    /// Slots of the reports that were served last, by name.
+    reports: BTreeMap<String, String>,
+    unacked: BTreeMap<NoticeId, notices::Unacked>,
     /// Ends of overrides.
     overrides: BTreeSet<(Wall, WorkspaceId)>,
     bugs: u64,
@@ -203,6 +207,7 @@ impl Watch {
         self.release_brakes_in_time(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
+        self.escalate(now);
         self.start_sends(now, out);
         self.ledger_turn(now, out);
         self.show_changed(now, out);
@@ -226,7 +231,8 @@ impl Watch {
             self.windows.first().map(|(at, _)| *at),
             self.controls.values().filter_map(Control::next).min(),
             self.ledger.next_deadline(),
-            self.outbox.next_deadline(),
+            self.outbox.next_deadline(now),
+            self.next_escalation(now),
         ]
         .into_iter()
         .flatten()

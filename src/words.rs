@@ -211,6 +211,8 @@ vocabulary! {
         Digest = "digest",
         /// Many notices told as one message.
         NoticesGrouped = "notices.grouped",
+        NoticeAcknowledged = "notice.acknowledged",
+        NoticeEscalated = "notice.escalated",
     }
 }
 

@@ -288,6 +288,7 @@ pub struct Audit {
 pub struct Email {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub smtp: Text,
     pub from: Text,
     pub to: Spanned<Vec<Text>>,
@@ -301,6 +302,7 @@ pub struct Email {
 pub struct Webhook {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub url: Text,
     pub secret: Text,
 }
@@ -310,6 +312,7 @@ pub struct Webhook {
 pub struct Slack {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub url: Text,
 }
 
@@ -318,6 +321,7 @@ pub struct Slack {
 pub struct PagerDuty {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub routing_key: Text,
     pub url: Option<Text>,
 }
@@ -327,6 +331,7 @@ pub struct PagerDuty {
 pub struct Alertmanager {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub url: Text,
 }
 
@@ -345,6 +350,9 @@ pub struct Match {
     pub provider: Option<Text>,
     pub owner: Option<Text>,
     pub workspace: Option<Text>,
+    pub key: Option<Text>,
+    #[serde(rename = "type")]
+    pub kind: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]

@@ -62,6 +62,8 @@ fn told(doors: &Doors, reply: Reply) -> Response {
         Reply::Done => (StatusCode::OK, Json(serde_json::json!({ "done": true }))).into_response(),
         Reply::Workspace(view) => workspaces::answer(doors, &view),
         Reply::Key(view) => Json(&*view).into_response(),
+        Reply::Notices(views) => super::notices::shown(&views),
+        Reply::Health(why) => Json(serde_json::json!({ "why": why })).into_response(),
         Reply::Released(count) => Json(serde_json::json!({ "released": count })).into_response(),
     }
 }

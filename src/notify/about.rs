@@ -64,7 +64,9 @@ impl Topic {
             | EventType::ClockStepped
             | EventType::DaemonStarted
             | EventType::Digest
-            | EventType::NoticesGrouped => Self::Single,
+            | EventType::NoticesGrouped
+            | EventType::NoticeAcknowledged
+            | EventType::NoticeEscalated => Self::Single,
         }
     }
 
@@ -173,7 +175,9 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::DaemonStarted
         | EventType::ConfigReloaded
         | EventType::Digest
-        | EventType::NoticesGrouped => Severity::Info,
+        | EventType::NoticesGrouped
+        | EventType::NoticeAcknowledged
+        | EventType::NoticeEscalated => Severity::Info,
     }
 }
 

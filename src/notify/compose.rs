@@ -138,6 +138,8 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::OverrideEnded => format!("The operator's hold on the automatic lock by key {name} is over."),
         EventType::Digest => format!("State of all keys{when}."),
         EventType::NoticesGrouped => format!("Many notices came at once{when}."),
+        EventType::NoticeAcknowledged => format!("A person has seen the notice about {name}{when}."),
+        EventType::NoticeEscalated => format!("Nobody has acknowledged the notice about {name}{when}."),
     }
 }
 
@@ -310,6 +312,8 @@ pub const fn happened(event: EventType) -> &'static str {
         EventType::OverrideEnded => "automatic lock no longer held off",
         EventType::Digest => "daily state",
         EventType::NoticesGrouped => "notices together",
+        EventType::NoticeAcknowledged => "acknowledged",
+        EventType::NoticeEscalated => "not acknowledged in time",
     }
 }
 

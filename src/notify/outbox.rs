@@ -11,7 +11,8 @@ use crate::key::ReceiverId;
 use crate::notify::storm::Pace;
 use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
 use crate::snapshot::OutboxView;
-use crate::time::{Mono, Now, Span};
+use crate::time::{Mono, Now, Span, Wall};
+use crate::words::Severity;
 
 mod queue;
 mod storms;
@@ -196,8 +197,55 @@ impl Outbox {
 
     /// When [`Self::due`] has something to do next without another event.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Mono> {
-        self.queues.values().filter_map(Queue::next_deadline).min()
+    pub fn next_deadline(&self, now: Now) -> Option<Mono> {
+        self.queues.values().filter_map(|queue| queue.next_deadline(now)).min()
+    }
+
+    /// Until when information alone is not sent; `None` = no quiet hours now.
+    pub fn set_quiet(&mut self, until: Option<Wall>) {
+        self.queues.values_mut().for_each(|queue| queue.quiet_until = until);
+    }
+
+    /// Whether people were told that this receiver takes no notices.
+    #[must_use]
+    pub fn is_failing(&self, receiver: &ReceiverId) -> bool {
+        self.queues.get(receiver).is_some_and(Queue::is_failing)
+    }
+
+    /// Notices that a failing receiver's fallback should have and was not given yet.
+    pub fn to_fall_back(&mut self, receiver: &ReceiverId) -> Vec<Arc<Notice>> {
+        self.queues.get_mut(receiver).map(Queue::to_fall_back).unwrap_or_default()
+    }
+
+    /// Up to which position that has happened, to be stored.
+    #[must_use]
+    pub fn fallen_back(&self, receiver: &ReceiverId) -> Option<u64> {
+        self.queues.get(receiver).map(|queue| queue.fallen_back)
+    }
+
+    pub fn restore_fallen_back(&mut self, receiver: ReceiverId, position: u64) {
+        self.queues.entry(receiver).or_default().fallen_back = position;
+    }
+
+    /// When the critical notice was made that waits longest for a known receiver.
+    #[must_use]
+    pub fn oldest_critical(&self) -> Option<Wall> {
+        let critical = |row: &&OutboxRow| row.notice.severity == Severity::Critical;
+        self.queues.values().filter(|queue| queue.known).filter_map(|queue| queue.rows().find(critical)).map(|row| row.created_at).min()
+    }
+
+    /// Dead letters (one notice's, or all) as new rows, to be committed like new ones.
+    pub fn revive(&mut self, id: Option<&NoticeId>, now: Now) -> Vec<OutboxRow> {
+        self.queues.values_mut().flat_map(|queue| queue.revive(id, now)).collect()
+    }
+
+    /// Rows in a state: `dead`, or else those that wait.
+    #[must_use]
+    pub fn rows(&self, state: &str) -> Vec<&OutboxRow> {
+        match state {
+            "dead" => self.queues.values().flat_map(Queue::dead_rows).collect(),
+            _waiting => self.queues.values().flat_map(Queue::rows).collect(),
+        }
     }
 
     #[must_use]

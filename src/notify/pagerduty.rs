@@ -99,6 +99,9 @@ fn own_events(notice: &Notice, routing_key: &str) -> Vec<Value> {
 
 fn event(notice: &Notice, place: Option<&str>, key: String, routing_key: &str) -> Value {
     let key = fitting(&key);
+    if notice.acknowledged_by.is_some() {
+        return json!({"routing_key": routing_key, "event_action": "acknowledge", "dedup_key": key});
+    }
     if closes(notice.event) {
         return json!({"routing_key": routing_key, "event_action": "resolve", "dedup_key": key});
     }

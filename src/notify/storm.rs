@@ -130,6 +130,7 @@ pub fn grouped(members: &[Arc<Notice>], storm: Storm) -> Notice {
         terminal: list.iter().any(|notice| notice.terminal),
         recoverable_until: None,
         drill: members.iter().all(|notice| notice.drill),
+        acknowledged_by: None,
         storm: Some(Arc::new(storm)),
     }
 }
@@ -151,14 +152,17 @@ fn sentence(members: &[Arc<Notice>], list: &[&Arc<Notice>]) -> String {
 /// Whether this notice is told by itself even in a storm: it is no event of a key, and somebody waits
 /// for its own words.
 #[must_use]
-pub const fn stands_alone(event: EventType) -> bool {
-    matches!(event, EventType::Test | EventType::Digest)
+pub const fn stands_alone(notice: &Notice) -> bool {
+    notice.acknowledged_by.is_some() || matches!(notice.event, EventType::Test | EventType::Digest)
 }
 
 /// Matters of a notice that a later notice can end: only these are kept open in a storm.
 #[must_use]
 pub fn lasting(notice: &Notice) -> Vec<String> {
     use crate::notify::about::Topic;
+    if notice.acknowledged_by.is_some() {
+        return Vec::new();
+    }
     match Topic::of(notice.event) {
         Topic::KeyState | Topic::Access | Topic::Brake | Topic::Drill | Topic::Override => matters(notice),
         Topic::WouldLock

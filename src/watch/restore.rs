@@ -106,6 +106,8 @@ impl Watch {
             windows: std::collections::BTreeSet::new(),
             ledger: Ledger::default(),
             outbox,
+            unacked: BTreeMap::new(),
+            reports: BTreeMap::new(),
             overrides: std::collections::BTreeSet::new(),
             bugs: 0,
             would_lock: 0,
@@ -137,6 +139,14 @@ impl Watch {
                 if let Ok(receiver) = ReceiverId::new(receiver) {
                     self.outbox.restore_matter(receiver, matter.to_owned(), text.as_str().into());
                 }
+            } else if let Some(id) = name.strip_prefix("unacked:") {
+                if let Some(entry) = from_text(text) {
+                    self.unacked.insert(crate::notify::NoticeId(id.into()), entry);
+                }
+            } else if let Some(receiver) = name.strip_prefix("fallback:").and_then(|id| ReceiverId::new(id).ok()) {
+                self.outbox.restore_fallen_back(receiver, text.parse().unwrap_or(0));
+            } else if let Some(report) = name.strip_prefix("report:") {
+                self.reports.insert(report.to_owned(), text.clone());
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);

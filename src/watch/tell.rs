@@ -127,6 +127,7 @@ impl Watch {
             terminal: false,
             recoverable_until: facts.and_then(|f| f.recoverable_until.or(f.deletion_at)),
             drill: false,
+            acknowledged_by: None,
             storm: None,
         }
     }
@@ -137,7 +138,10 @@ impl Watch {
     }
 
     fn send_to(&mut self, now: Now, notice: Notice, receivers: &[ReceiverId]) {
-        let rows = self.outbox.make_rows(Arc::new(notice), receivers, now);
+        let notice = Arc::new(notice);
+        let mut receivers = receivers.to_vec();
+        self.attend(now, &notice, &mut receivers);
+        let rows = self.outbox.make_rows(notice, &receivers, now);
         self.write_rows(rows);
     }
 
@@ -470,6 +474,7 @@ impl Watch {
 
     pub(super) fn sent(&mut self, now: Now, receiver: &ReceiverId, id: &NoticeId, delivery: Delivery) {
         let sent = self.outbox.sent(receiver, id, delivery, now);
+        self.fall_back_dead(now, receiver, &sent.rows);
         self.write_rows(sent.rows);
         for (matter, storm) in sent.matters {
             self.write_matter(receiver, &matter, storm);
@@ -490,6 +495,7 @@ impl Watch {
     fn tell_failing(&mut self, now: Now, receiver: &ReceiverId) {
         let facts = Facts::of(EventType::ReceiverFailing, receiver.as_str(), ProviderKind::Local);
         let text = compose::sentence(&facts);
+        self.fall_back(now, receiver);
         let others: Vec<ReceiverId> = self.config.receivers.keys().filter(|id| *id != receiver).cloned().collect();
         self.tell_daemon(now, EventType::ReceiverFailing, Severity::Critical, &text, Some(&others));
     }

@@ -19,7 +19,7 @@ use crate::config::{
 use crate::key::{ProviderId, ReceiverId};
 use crate::notify::storm::Pace;
 use crate::time::Span;
-use crate::words::{ProviderKind, Severity};
+use crate::words::{EventType, ProviderKind, Severity};
 
 type Receivers = BTreeMap<ReceiverId, ReceiverConfig>;
 type Providers = BTreeMap<ProviderId, Provider>;
@@ -49,10 +49,31 @@ pub fn receivers(sheet: &mut Sheet<'_>) -> Receivers {
         let Some(kind) = word_of(sheet, &value, "kind", &KINDS) else { continue };
         let detail = detail(sheet, kind, &value);
         if let (Some(id), Some(detail)) = (id, detail) {
-            receivers.insert(id.clone(), ReceiverConfig { id, detail });
+            receivers.insert(id.clone(), ReceiverConfig { id, detail, fallback: None });
         }
     }
+    fallbacks(sheet, &mut receivers);
     receivers
+}
+
+/// The receivers that stand in for others. A receiver cannot stand in for itself.
+fn fallbacks(sheet: &mut Sheet<'_>, receivers: &mut Receivers) {
+    let known = receiver_names(sheet);
+    for (name, value) in sheet.entries("receivers") {
+        let table = value.get_ref().as_table();
+        let Some(field) = table.and_then(|table| table.get("fallback")) else { continue };
+        let Some(text) = field.get_ref().as_str() else { continue };
+        let text = Spanned::new(field.span(), text.to_owned());
+        if text.get_ref() == name.get_ref() {
+            sheet.error(text.span(), "a receiver cannot be its own fallback");
+            continue;
+        }
+        let one = Spanned::new(text.span(), vec![text.clone()]);
+        let found = named(sheet, &one, receivers, &known).pop();
+        if let Some(receiver) = receivers.get_mut(name.get_ref().as_str()) {
+            receiver.fallback = found;
+        }
+    }
 }
 
 fn detail<'a>(sheet: &mut Sheet<'a>, kind: Kind, value: &Spanned<DeValue<'a>>) -> Option<ReceiverDetail> {
@@ -166,8 +187,18 @@ pub fn routes(sheet: &mut Sheet<'_>, receivers: &Receivers, providers: &Provider
             sheet.error(text.span(), unknown_reference("provider", text.get_ref(), &names));
         }
         let text = |text: Option<Text>| text.map(Spanned::into_inner);
-        let matching =
-            Match { provider: text(raw.matching.provider), owner: text(raw.matching.owner), workspace: text(raw.matching.workspace) };
+        if let Some(kind) = &raw.matching.kind
+            && !EventType::ALL.iter().any(|event| crate::config::route::fits(kind.get_ref(), event.as_str()))
+        {
+            sheet.error(kind.span(), "no notice has this type; expected one such as \"key.revoked\", or a pattern such as \"key.*\"");
+        }
+        let matching = Match {
+            provider: text(raw.matching.provider),
+            owner: text(raw.matching.owner),
+            workspace: text(raw.matching.workspace),
+            key: text(raw.matching.key),
+            kind: text(raw.matching.kind),
+        };
         routes.push(Route { receivers, severity, matching });
     }
     routes

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use super::storms::{MOST_ENDS, Step, Weather};
 use super::{ANSWER_WITHIN, Counts, FAILING_AFTER, FIRST_RETRY, LAST_RETRY, LONGEST_WISH, LOW_WATER, MAX_AGE, MAX_ROWS, RUN, Sent};
 use crate::key::ReceiverId;
-use crate::notify::about::{About, protected};
+use crate::notify::about::{About, heard_as, protected};
 use crate::notify::storm::{self, MOST_MEMBERS, Storm};
 use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
 use crate::snapshot::OutboxView;
 use crate::time::{Mono, Now, Span, Wall};
+use crate::words::Severity;
 
 /// How often old rows are looked for.
 const SWEEP_EVERY: Span = Span::from_hours(1);
@@ -43,10 +44,14 @@ pub(super) struct Queue {
     failing_since: Option<Mono>,
     told_failing: bool,
     last_success_at: Option<Wall>,
-    dead: u64,
+    /// Dead letters, the newest; all of them are in the store.
+    dead_rows: BTreeMap<NoticeId, OutboxRow>,
+    /// Rows up to here were given to the fallback.
+    pub(super) fallen_back: u64,
     next_sweep: Mono,
     len_after_sweep: usize,
     pub(super) weather: Weather,
+    pub(super) quiet_until: Option<Wall>,
     /// The message for many that is under way or is to be tried again: its id and its rows.
     group: Option<Group>,
 }
@@ -60,7 +65,7 @@ struct Group {
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.unsettled.is_empty()
+        self.rows.is_empty() && self.unsettled.is_empty() && self.dead_rows.is_empty()
     }
 
     pub(super) fn make(&mut self, receiver: &ReceiverId, notice: Arc<Notice>, now: Now) -> OutboxRow {
@@ -88,7 +93,7 @@ impl Queue {
                 }
                 self.insert(row, now);
             }
-            OutboxState::Dead => self.dead = self.dead.saturating_add(1),
+            OutboxState::Dead => self.bury(row),
             OutboxState::Done | OutboxState::Folded => {}
         }
     }
@@ -109,6 +114,50 @@ impl Queue {
         self.rows.insert(row.position, Held { row, next, born, folded: 0, tried: false });
     }
 
+    /// Keeps a dead letter at hand; of too many the one that waits longest gives way.
+    fn bury(&mut self, row: OutboxRow) {
+        self.dead_rows.insert(row.id.clone(), row);
+        if self.dead_rows.len() > MAX_ROWS {
+            let oldest = self.dead_rows.values().min_by_key(|row| row.position).map(|row| row.id.clone());
+            oldest.and_then(|id| self.dead_rows.remove(&id));
+        }
+    }
+
+    /// Dead letters as new rows at the end of the line, to be committed like new ones.
+    pub(super) fn revive(&mut self, id: Option<&NoticeId>, now: Now) -> Vec<OutboxRow> {
+        if !self.known {
+            return Vec::new();
+        }
+        let mut chosen: Vec<OutboxRow> = match id {
+            Some(id) => self.dead_rows.remove(id).into_iter().collect(),
+            None => std::mem::take(&mut self.dead_rows).into_values().collect(),
+        };
+        chosen.sort_by_key(|row| row.position);
+        chosen.into_iter().map(|row| self.make(&row.receiver, row.notice, now)).collect()
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = &OutboxRow> {
+        self.rows.values().map(|held| &held.row)
+    }
+
+    pub(super) fn dead_rows(&self) -> impl Iterator<Item = &OutboxRow> {
+        self.dead_rows.values()
+    }
+
+    pub(super) const fn is_failing(&self) -> bool {
+        self.told_failing
+    }
+
+    /// Waiting rows that may not be lost and that the fallback does not have yet.
+    pub(super) fn to_fall_back(&mut self) -> Vec<Arc<Notice>> {
+        let after = self.fallen_back;
+        let found =
+            self.rows.values().filter(|held| held.row.position > after && protected(&held.row.notice)).map(|held| Arc::clone(&held.row.notice));
+        let found = found.collect();
+        self.fallen_back = self.last_position;
+        found
+    }
+
     pub(super) fn settled(&mut self, id: &NoticeId) {
         self.unsettled.remove(id);
     }
@@ -118,12 +167,15 @@ impl Queue {
         if self.in_flight.is_some() || !self.unsettled.is_empty() {
             return None;
         }
+        if self.quiet(now) {
+            return None;
+        }
         let (position, head) = self.rows.first_key_value()?;
         let (position, again) = (*position, head.tried);
         if head.next > now.mono {
             return None;
         }
-        let many = match (storm::stands_alone(head.row.notice.event), again) {
+        let many = match (storm::stands_alone(&head.row.notice), again) {
             (true, _) => false,
             // What was tried as one message is tried as one again.
             (false, true) => self.group.is_some(),
@@ -153,6 +205,13 @@ impl Queue {
         Some((notice, attempt))
     }
 
+    /// In quiet hours a line of nothing but information waits; what is louder takes along what
+    /// stands before it.
+    fn quiet(&self, now: Now) -> bool {
+        let quiet = |held: &Held| heard_as(&held.row.notice) == Severity::Info && !storm::stands_alone(&held.row.notice);
+        self.quiet_until.is_some_and(|until| now.wall < until) && self.rows.values().all(quiet)
+    }
+
     fn with_ending(&self, notice: Arc<Notice>) -> Arc<Notice> {
         match self.weather.ending(&notice) {
             Some(storm) => Arc::new(Notice { storm: Some(Arc::new(storm)), ..Notice::clone(&notice) }),
@@ -167,7 +226,7 @@ impl Queue {
         for (position, held) in self.rows.iter().take(MOST_MEMBERS) {
             ends = ends.saturating_add(self.weather.own_ends(&held.row.notice));
             let full = !positions.is_empty() && (ends > MOST_ENDS || last.is_some_and(|last| *position > last));
-            if full || storm::stands_alone(held.row.notice.event) {
+            if full || storm::stands_alone(&held.row.notice) {
                 break;
             }
             positions.push(*position);
@@ -283,7 +342,7 @@ impl Queue {
         let mut sent = Sent::default();
         sent.counts.failed = 1;
         let row = self.take(position, OutboxState::Dead, Some(short(reason)));
-        self.dead = self.dead.saturating_add(1);
+        row.iter().for_each(|row| self.bury(row.clone()));
         // A lock that nobody was told of may not wait five minutes to be noticed.
         let grave = row.as_ref().is_some_and(|row| protected(&row.notice));
         sent.rows.extend(row);
@@ -401,17 +460,19 @@ impl Queue {
             .take(most)
             .collect();
         for position in chosen {
-            rows.extend(self.take(position, OutboxState::Dead, Some("dropped: the outbox is full or the notice too old".to_owned())));
-            self.dead = self.dead.saturating_add(1);
+            let row = self.take(position, OutboxState::Dead, Some("dropped: the outbox is full or the notice too old".to_owned()));
+            row.iter().for_each(|row| self.bury(row.clone()));
+            rows.extend(row);
             counts.dropped = counts.dropped.saturating_add(1);
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Mono> {
+    pub(super) fn next_deadline(&self, now: Now) -> Option<Mono> {
         let failing = self.failing_since.filter(|_| !self.told_failing && !self.rows.is_empty()).map(|since| since.plus(FAILING_AFTER));
         let send = match self.in_flight {
             Some((_, since)) => Some(since.plus(ANSWER_WITHIN)),
-            None if !self.unsettled.is_empty() || !self.known => None,
+            None if !self.unsettled.is_empty() || !self.known || self.rows.is_empty() => None,
+            None if self.quiet(now) => self.quiet_until.map(|until| now.mono.plus(until.since(now.wall))),
             None => self.rows.values().next().map(|head| head.next.max(self.next_message(head))),
         };
         [failing, send].into_iter().flatten().min()
@@ -419,7 +480,7 @@ impl Queue {
 
     /// When the storm lets the head of the line go.
     fn next_message(&self, head: &Held) -> Mono {
-        let free = head.tried || storm::stands_alone(head.row.notice.event);
+        let free = head.tried || storm::stands_alone(&head.row.notice);
         self.weather.next_message().filter(|_| !free).unwrap_or(Mono(0))
     }
 
@@ -430,7 +491,7 @@ impl Queue {
             oldest_at: self.rows.values().next().map(|held| held.row.created_at),
             failing: self.told_failing || self.failing_since.is_some_and(|since| now.mono.since(since) >= FAILING_AFTER),
             last_success_at: self.last_success_at,
-            dead: self.dead,
+            dead: u64::try_from(self.dead_rows.len()).unwrap_or(u64::MAX),
         }
     }
 }

@@ -73,7 +73,7 @@ fn five_thousand_keys_at_once_are_one_message_with_all_of_them_the_most_severe_f
     let sent = outbox.sent(&pager(), &order.notice.id, Delivery::Delivered, at(1));
     assert_eq!((sent.counts.delivered, sent.counts.folded, sent.counts.dropped), (1, 9999, 0));
     assert_eq!(sent.rows.iter().filter(|row| row.state == OutboxState::Folded).count(), 9999, "each has its own row and its own end");
-    assert_eq!(outbox.next_deadline(), None);
+    assert_eq!(outbox.next_deadline(at(0)), None);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_trickle_is_told_one_by_one_until_it_is_a_storm_and_then_by_digests() {
     let told: usize = grouped.iter().map(|(_, many)| many).sum();
     let mut rest = 0;
     let mut now = at(300_000);
-    while let Some(next) = outbox.next_deadline() {
+    while let Some(next) = outbox.next_deadline(at(0)) {
         now = now.plus(next.since(now.mono));
         while let Some(notice) = deliver(&mut outbox, now, &mut disk) {
             rest += members(&notice).len().max(1);
