@@ -299,8 +299,6 @@ pub struct Escalate {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NotifyConfig {
     pub pace: Pace,
-    /// Mail receiver whose server and sender carry the notices of owners with `notify_owner`.
-    pub owner_receiver: Option<ReceiverId>,
     pub quiet: Option<Quiet>,
     pub escalate: Option<Escalate>,
 }

@@ -362,7 +362,6 @@ pub struct Notify {
     pub group_within: Option<Text>,
     pub group_every: Option<Text>,
     pub per_hour: Option<Int>,
-    pub owner_receiver: Option<Text>,
     pub quiet: Option<Quiet>,
     pub escalate: Option<Escalate>,
 }

@@ -50,7 +50,12 @@ pub async fn acknowledge(
 }
 
 /// `POST /v1/notices/{id}/resend`
-pub async fn resend(operator: Operator, State(doors): State<Doors>, Segments(id): Segments<String>, _: NoBody) -> Result<Response, Problem> {
+pub async fn resend(
+    operator: Operator,
+    State(doors): State<Doors>,
+    Segments(id): Segments<String>,
+    _: NoBody,
+) -> Result<Response, Problem> {
     perform(&doors, operator.actor, Action::ResendNotices { id: Some(NoticeId(id.into())) }).await
 }
 

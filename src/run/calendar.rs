@@ -76,11 +76,7 @@ fn quiet_until(quiet: &Quiet, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let is_quiet = |at: DateTime<Utc>| {
         let local = at.with_timezone(&zone);
         let minute = u16::try_from(local.hour().saturating_mul(60).saturating_add(local.minute())).unwrap_or(0);
-        if quiet.from < quiet.to {
-            (quiet.from..quiet.to).contains(&minute)
-        } else {
-            minute >= quiet.from || minute < quiet.to
-        }
+        if quiet.from < quiet.to { (quiet.from..quiet.to).contains(&minute) } else { minute >= quiet.from || minute < quiet.to }
     };
     if !is_quiet(now) {
         return None;
@@ -153,7 +149,9 @@ mod tests {
 
     #[test]
     fn every_calendar_day_of_a_year_has_one_report_in_every_kind_of_zone() {
-        for zone in ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Chatham", "Australia/Lord_Howe", "Africa/Casablanca"] {
+        for zone in
+            ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Chatham", "Australia/Lord_Howe", "Africa/Casablanca"]
+        {
             let digest = report("0 15 2 * * *", zone);
             let mut last = last_slot(&digest, at("2027-01-01T12:00:00Z"));
             let mut count = 0;

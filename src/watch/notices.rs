@@ -38,13 +38,8 @@ impl Watch {
     /// A notice goes out: a lock waits for a person from now on, an end of one releases it.
     pub(super) fn attend(&mut self, now: Now, notice: &Arc<Notice>, receivers: &mut Vec<ReceiverId>) {
         if asks_for_people(notice) {
-            let entry = Unacked {
-                notice: Arc::clone(notice),
-                receivers: receivers.clone(),
-                at: now.wall,
-                acknowledged_by: None,
-                escalated: false,
-            };
+            let entry =
+                Unacked { notice: Arc::clone(notice), receivers: receivers.clone(), at: now.wall, acknowledged_by: None, escalated: false };
             self.store_unacked(&notice.id, Some(&entry));
             self.unacked.insert(notice.id.clone(), entry);
             while self.unacked.len() > MOST_UNACKED {
@@ -74,6 +69,16 @@ impl Watch {
                 && !receivers.contains(&fallback)
             {
                 receivers.push(fallback);
+            }
+        }
+    }
+
+    /// Rows of a failing receiver whose fallback has just been given the same notice.
+    pub(super) fn mark_fallen_back(&mut self, rows: &[OutboxRow]) {
+        for row in rows {
+            if self.outbox.is_failing(&row.receiver) && self.fallback(&row.receiver).is_some() {
+                self.outbox.restore_fallen_back(row.receiver.clone(), row.position);
+                self.ledger.open.commit.meta.insert(format!("fallback:{}", row.receiver), Some(row.position.to_string()));
             }
         }
     }

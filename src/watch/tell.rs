@@ -142,6 +142,7 @@ impl Watch {
         let mut receivers = receivers.to_vec();
         self.attend(now, &notice, &mut receivers);
         let rows = self.outbox.make_rows(notice, &receivers, now);
+        self.mark_fallen_back(&rows);
         self.write_rows(rows);
     }
 

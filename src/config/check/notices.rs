@@ -217,15 +217,6 @@ pub fn notify(sheet: &mut Sheet<'_>, receivers: &Receivers) -> NotifyConfig {
         every: within(sheet, raw.group_every).unwrap_or(default.every),
         per_hour: raw.per_hour.and_then(|n| sheet.int(&n, 10, 10_000)).unwrap_or(default.per_hour),
     };
-    let owner_receiver = raw.owner_receiver.as_ref().and_then(|text| {
-        let one = Spanned::new(text.span(), vec![text.clone()]);
-        let id = named(sheet, &one, receivers, &known).pop()?;
-        let mail = receivers.get(&id).is_some_and(|receiver| matches!(receiver.detail, ReceiverDetail::Email { .. }));
-        if !mail {
-            sheet.error(text.span(), format!("receiver `{id}` is not of kind email, and owners are told by mail"));
-        }
-        mail.then_some(id)
-    });
     let quiet = raw.quiet.and_then(|raw| {
         let (from, to) = (clock(sheet, &raw.from), clock(sheet, &raw.to));
         let timezone = match &raw.timezone {
@@ -243,7 +234,7 @@ pub fn notify(sheet: &mut Sheet<'_>, receivers: &Receivers) -> NotifyConfig {
         let receivers = named(sheet, &raw.receivers, receivers, &known);
         Some(Escalate { after: after?, receivers })
     });
-    NotifyConfig { pace, owner_receiver, quiet, escalate }
+    NotifyConfig { pace, quiet, escalate }
 }
 
 /// `22:00` in minutes after midnight.

@@ -151,8 +151,11 @@ impl Queue {
     /// Waiting rows that may not be lost and that the fallback does not have yet.
     pub(super) fn to_fall_back(&mut self) -> Vec<Arc<Notice>> {
         let after = self.fallen_back;
-        let found =
-            self.rows.values().filter(|held| held.row.position > after && protected(&held.row.notice)).map(|held| Arc::clone(&held.row.notice));
+        let found = self
+            .rows
+            .values()
+            .filter(|held| held.row.position > after && protected(&held.row.notice))
+            .map(|held| Arc::clone(&held.row.notice));
         let found = found.collect();
         self.fallen_back = self.last_position;
         found
