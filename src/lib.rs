@@ -21,6 +21,7 @@ pub mod gate;
 pub mod snapshot;
 pub mod notify;
 pub mod journal;
+pub mod vault;
 pub mod config;
 pub mod lockout;
 pub mod operate;

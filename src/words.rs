@@ -213,6 +213,9 @@ vocabulary! {
         NoticesGrouped = "notices.grouped",
         NoticeAcknowledged = "notice.acknowledged",
         NoticeEscalated = "notice.escalated",
+        SafetyPreserved = "safety.preserved",
+        VaultOperatorKey = "vault.operator_key",
+        VaultKeysGood = "vault.keys_good",
     }
 }
 

@@ -21,6 +21,7 @@ use crate::operate::Action;
 use crate::published::Snapshot;
 use crate::snapshot::WorkspaceView;
 use crate::time::{Now, Span, Wall};
+use crate::vault::Counts;
 use crate::words::{Access, Cause, Code, FeatureClass, Sequence};
 
 /// A page of a list.
@@ -51,6 +52,8 @@ pub struct Shown<'a> {
     /// Until when this answer may be relied on.
     pub expires_at: Option<Wall>,
     pub levers: [(); 0],
+    /// How many records and preservations the vault holds of it; `null` without a vault.
+    pub safety: Option<Counts>,
 }
 
 /// When the snapshot was complete, and until when it may be relied on.
@@ -71,14 +74,21 @@ impl Freshness {
 impl<'a> Shown<'a> {
     #[must_use]
     pub const fn new(view: &'a WorkspaceView, fresh: Freshness) -> Self {
-        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [] }
+        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [], safety: None }
+    }
+
+    /// With the numbers of the vault, which the owner may see.
+    #[must_use]
+    pub fn counted(self, app: &App) -> Self {
+        let safety = app.vault.as_ref().and_then(|vault| vault.counts(&self.view.workspace));
+        Self { safety, ..self }
     }
 }
 
 /// The workspace as the core just answered it.
 pub fn answer(doors: &Doors, view: &WorkspaceView) -> Response {
     let fresh = Freshness::of(&doors.app.published.load(), &doors.app.config.load(), crate::clock::now());
-    Json(Shown::new(view, fresh)).into_response()
+    Json(Shown::new(view, fresh).counted(&doors.app)).into_response()
 }
 
 /// The snapshot once stored locks are in it.
@@ -105,11 +115,11 @@ pub async fn list(_: Reader, State(doors): State<Doors>, Filter(query): Filter<L
     let start = query.after.map_or(Bound::Unbounded, Bound::Excluded);
     let rows = snapshot.workspaces.range((start, Bound::Unbounded)).map(|(_, view)| view);
     let rows = rows.filter(|view| query.access.is_none_or(|access| view.access == access));
-    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh));
+    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh).counted(&doors.app));
     Ok(Json(page).into_response())
 }
 
-fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<WorkspaceView>, Problem> {
+pub(super) fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<WorkspaceView>, Problem> {
     let id = workspace_id(text)?;
     snapshot.workspaces.get(&id).cloned().ok_or_else(|| Problem::unknown("unknown_workspace", "workspace", text))
 }
@@ -119,7 +129,7 @@ pub async fn one(_: Reader, State(doors): State<Doors>, Segments(ws): Segments<S
     let snapshot = ready(&doors.app)?;
     let view = find(&snapshot, &ws)?;
     let fresh = Freshness::of(&snapshot, &doors.app.config.load(), crate::clock::now());
-    Ok(Json(Shown::new(&view, fresh)).into_response())
+    Ok(Json(Shown::new(&view, fresh).counted(&doors.app)).into_response())
 }
 
 /// May this workspace use this feature?
@@ -147,7 +157,7 @@ pub struct FeatureAnswer {
 
 /// Answers by the same decision as the gate.
 fn judge(view: &WorkspaceView, feature: &str, snapshot: &Snapshot, config: &Config, now: Now) -> Result<FeatureAnswer, Problem> {
-    let (class, known) = config.features.class(Some(feature));
+    let (class, known) = config.features_of(view.workspace.as_str()).class(Some(feature));
     let entry = authz::entry(view);
     let fresh_at = snapshot.fresh_at.ok_or_else(Problem::starting)?;
     let ask = |write| gate::decide(&entry, class, write, fresh_at, config.gate.max_age, now.mono);

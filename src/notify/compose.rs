@@ -140,6 +140,12 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::NoticesGrouped => format!("Many notices came at once{when}."),
         EventType::NoticeAcknowledged => format!("A person has seen the notice about {name}{when}."),
         EventType::NoticeEscalated => format!("Nobody has acknowledged the notice about {name}{when}."),
+        EventType::SafetyPreserved => "Safety metadata was preserved.".to_owned(),
+        EventType::VaultOperatorKey => {
+            "A key of the safety vault does not wrap and unwrap. No workspace is locked for it; safety metadata may become unreadable."
+                .to_owned()
+        }
+        EventType::VaultKeysGood => "The keys of the safety vault wrap and unwrap again.".to_owned(),
     }
 }
 
@@ -314,6 +320,9 @@ pub const fn happened(event: EventType) -> &'static str {
         EventType::NoticesGrouped => "notices together",
         EventType::NoticeAcknowledged => "acknowledged",
         EventType::NoticeEscalated => "not acknowledged in time",
+        EventType::SafetyPreserved => "safety metadata preserved",
+        EventType::VaultOperatorKey => "safety vault's key fails",
+        EventType::VaultKeysGood => "safety vault's keys work",
     }
 }
 

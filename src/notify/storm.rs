@@ -164,7 +164,7 @@ pub fn lasting(notice: &Notice) -> Vec<String> {
         return Vec::new();
     }
     match Topic::of(notice.event) {
-        Topic::KeyState | Topic::Access | Topic::Brake | Topic::Drill | Topic::Override => matters(notice),
+        Topic::KeyState | Topic::Access | Topic::Brake | Topic::Drill | Topic::Override | Topic::Vault => matters(notice),
         Topic::WouldLock
         | Topic::Version
         | Topic::Expiry

@@ -20,7 +20,7 @@ use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
 
-use crate::providers::{Providers, ProvidersError, ReceiversError, receivers};
+use crate::providers::{Providers, ProvidersError, ReceiversError, receivers, vault_keys};
 use crate::published::Published;
 use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::heartbeat::Heart;
@@ -28,6 +28,9 @@ use crate::run::reload::{LastGood, Reloader};
 use crate::run::{Handle, RunOptions, calendar, supervise};
 use crate::store::spool::Spool;
 use crate::store::sqlite::{LOST_AT, Opened, Options, SqliteStore};
+use crate::time::Span;
+use crate::vault::Records;
+use crate::vault::desk::{KEEP, Vault};
 use crate::watch::{Effects, Start, Watch};
 
 /// Why the daemon did not start.
@@ -101,9 +104,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let last_good = LastGood::beside(&options.config_path);
     let chosen = choose(&options, &last_good)?;
     let config = Arc::clone(&chosen.loaded.config);
-    for warning in &chosen.loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+    chosen.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let opened = Providers::open(&config, None).await?;
     let receivers = receivers(&config)?;
     let tls: Option<SharedTls> = match &config.server.tls {
@@ -121,6 +122,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
 
     let metrics = Arc::new(Metrics::new().map_err(Fault::runtime)?);
+    let vault = vault(&config, &store, &metrics).await?;
     metrics.config_reload(chosen.error.is_none());
     let health = Arc::new(Health::new(now.mono));
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
@@ -149,6 +151,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         last_good.keep(&chosen.loaded.text);
     }
     let reloader = Arc::new(Reloader {
+        vault: Arc::clone(&vault),
         path: options.config_path.clone(),
         asks: handle.asks.clone(),
         config: Arc::clone(&shared),
@@ -167,8 +170,29 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         metrics,
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
+        vault: Some(vault),
     };
     serve(handle, store, app, reloader, Doors { listener, socket, tls }, signals).await
+}
+
+/// The vault over the store, with keys of its own. Without a configured key it is there and empty.
+async fn vault(config: &Config, store: &Arc<SqliteStore>, metrics: &Arc<Metrics>) -> Result<Arc<Vault>, Fault> {
+    let keys = vault_keys(config).await?;
+    let records = Arc::clone(store) as Arc<dyn Records>;
+    let path = || match &config.store.url {
+        StoreUrl::Sqlite(path) | StoreUrl::Postgres(path) => path.to_string(),
+    };
+    Vault::load(records, keys, KEEP, Arc::clone(metrics)).await.map_err(|fault| Fault::Store { path: path(), fault })
+}
+
+/// The vault's keys are looked at as often as a key of the default policy.
+fn look_every(config: &crate::run::Swap<Config>) -> impl Fn() -> std::time::Duration + Send + use<> {
+    let config = Arc::clone(config);
+    move || {
+        let config = config.load();
+        let usual = config.policies.get("default").map_or(Span::from_secs(60), |policy| policy.probe_interval);
+        usual.max(Span::from_secs(1)).min(Span::from_mins(5)).to_std()
+    }
 }
 
 /// What callers come in by, bound and not served yet.
@@ -186,6 +210,9 @@ async fn serve(
     Doors { listener, socket, tls }: Doors,
     signals: Signals,
 ) -> Result<(), Fault> {
+    if let Some(vault) = &app.vault {
+        tokio::spawn(crate::vault::look::run(Arc::clone(vault), handle.asks.clone(), look_every(&app.config)));
+    }
     let (closing, closed) = flag::channel(false);
     let until = |mut closed: flag::Receiver<bool>| async move {
         let _ = closed.wait_for(|closed| *closed).await;
