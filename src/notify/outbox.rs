@@ -213,8 +213,8 @@ impl Outbox {
     }
 
     /// Notices that a failing receiver's fallback should have and was not given yet.
-    pub fn to_fall_back(&mut self, receiver: &ReceiverId) -> Vec<Arc<Notice>> {
-        self.queues.get_mut(receiver).map(Queue::to_fall_back).unwrap_or_default()
+    pub fn take_for_fallback(&mut self, receiver: &ReceiverId) -> Vec<Arc<Notice>> {
+        self.queues.get_mut(receiver).map(Queue::take_for_fallback).unwrap_or_default()
     }
 
     /// Up to which position that has happened, to be stored.

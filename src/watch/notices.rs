@@ -90,7 +90,7 @@ impl Watch {
     /// A receiver turned out to be failing: what may not be lost there goes to its fallback too, once.
     pub(super) fn fall_back(&mut self, now: Now, receiver: &ReceiverId) {
         let Some(fallback) = self.fallback(receiver) else { return };
-        for notice in self.outbox.to_fall_back(receiver) {
+        for notice in self.outbox.take_for_fallback(receiver) {
             let rows = self.outbox.make_rows(notice, std::slice::from_ref(&fallback), now);
             self.write_rows(rows);
         }

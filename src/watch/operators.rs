@@ -31,6 +31,7 @@ fn reason(text: &str) -> Result<String, Refusal> {
 }
 
 impl Watch {
+    #[expect(clippy::too_many_lines, reason = "one arm for each order")]
     pub(super) fn operate(&mut self, now: Now, ticket: Ticket, operation: Operation, out: &mut Effects) {
         let actor = operation.actor;
         let answer: Answered = match operation.action {

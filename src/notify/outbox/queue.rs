@@ -149,7 +149,7 @@ impl Queue {
     }
 
     /// Waiting rows that may not be lost and that the fallback does not have yet.
-    pub(super) fn to_fall_back(&mut self) -> Vec<Arc<Notice>> {
+    pub(super) fn take_for_fallback(&mut self) -> Vec<Arc<Notice>> {
         let after = self.fallen_back;
         let found = self
             .rows
