@@ -8,6 +8,7 @@ mod judging;
 mod ledger;
 mod operators;
 mod probing;
+mod push;
 mod reload;
 mod restore;
 mod seen;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::journal::{Batch, Commit, Committed, Order, StoreFault};
 use crate::key::{KeyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::lockout::{Brake, KeyName};
+use crate::notify::body::Pushed;
 use crate::notify::outbox::{Counts, Outbox, SendOrder};
 use crate::notify::{Delivery, NoticeId};
 use crate::operate::{Answered, Operation};
@@ -136,6 +138,10 @@ pub struct Effects {
     pub spool_clear: bool,
     pub probes: Vec<ProbeOrder>,
     pub sends: Vec<SendOrder>,
+    /// For those who follow the stream: after `publish`, in this order.
+    pub events: Vec<Pushed>,
+    /// Highest journal number that is on disk, when it has grown.
+    pub head: Option<u64>,
     pub replies: Vec<(Ticket, Answered)>,
     pub counts: Vec<Count>,
     pub bugs: Vec<Bug>,

@@ -18,6 +18,8 @@ mod cloud;
 mod dice;
 #[path = "sim/disk.rs"]
 mod disk;
+#[path = "sim/follow.rs"]
+mod follow;
 #[path = "sim/letters.rs"]
 mod letters;
 #[path = "sim/plan.rs"]

@@ -136,7 +136,9 @@ impl Watch {
     }
 
     fn send_to(&mut self, now: Now, notice: Notice, receivers: &[ReceiverId]) {
-        let rows = self.outbox.make_rows(Arc::new(notice), receivers, now);
+        let notice = Arc::new(notice);
+        self.push_later(&notice);
+        let rows = self.outbox.make_rows(notice, receivers, now);
         self.write_rows(rows);
     }
 
