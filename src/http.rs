@@ -22,20 +22,25 @@ use crate::kms::BoxFuture;
 use crate::metrics::{Metrics, RefusedReason};
 use crate::operate::{Answered, Operation};
 use crate::published::Published;
+use crate::store::lease_keys::LeaseKeys;
 use crate::time::{Mono, Span};
 
 pub mod access;
+pub mod acks;
 pub mod ask;
 pub mod authz;
 pub mod client;
+pub mod hub;
 pub mod input;
 pub mod keys;
+pub mod lease;
 pub mod page;
 pub mod problem;
 pub mod serve;
 pub mod socket;
 pub mod stall;
 pub mod status;
+pub mod stream;
 pub mod tls;
 pub mod workspaces;
 
@@ -87,6 +92,9 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     pub reload: Arc<dyn Reload>,
     pub health: Arc<Health>,
+    pub hub: Arc<hub::Hub>,
+    pub acks: Arc<acks::Acks>,
+    pub leases: Arc<LeaseKeys>,
 }
 
 /// Bounds of the doors. The defaults are the contract; tests use shorter ones.
@@ -100,6 +108,8 @@ pub struct Limits {
     /// For the core's answer.
     pub answer: Duration,
     pub connections: usize,
+    /// Readers of the event stream; each holds a connection.
+    pub subscribers: usize,
     pub body_bytes: usize,
     /// Validations that may wait at the same time.
     pub validations: usize,
@@ -113,7 +123,8 @@ impl Default for Limits {
             header: Duration::from_secs(10),
             request: Duration::from_secs(35),
             answer: Duration::from_secs(30),
-            connections: 4096,
+            connections: 4096 + 10_000,
+            subscribers: 10_000,
             body_bytes: 64 * 1024,
             validations: 64,
             grace: Duration::from_secs(10),
@@ -156,6 +167,10 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/features/{feature}", get(workspaces::feature))
         .route("/v1/workspaces/{ws}/lock", post(workspaces::lock))
         .route("/v1/workspaces/{ws}/unlock", post(workspaces::unlock))
+        .route("/v1/workspaces/{ws}/acks", post(acks::ack))
+        .route("/v1/workspaces/{ws}/lease", get(lease::lease))
+        .route("/.well-known/jwks.json", get(lease::jwks))
+        .route("/v1/stream", get(stream::stream))
         .route("/v1/keys", get(keys::list))
         .route("/v1/keys/{id}", get(keys::one))
         .route("/v1/keys/{id}/validate", post(keys::validate))

@@ -19,6 +19,7 @@ pub mod schedule;
 pub mod lifecycle;
 pub mod gate;
 pub mod snapshot;
+pub mod lease;
 pub mod notify;
 pub mod journal;
 pub mod config;
@@ -26,7 +27,7 @@ pub mod lockout;
 pub mod operate;
 pub mod watch;
 
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "client"))]
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod published;
@@ -46,3 +47,5 @@ pub mod providers;
 pub mod run;
 #[cfg(feature = "daemon")]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;

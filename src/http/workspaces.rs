@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::access::{Operator, Reader};
+use super::acks::Consumer;
 use super::ask::perform;
 use super::input::{Body, Filter, Segments, limit, reason, workspace_id};
 use super::problem::Problem;
@@ -51,6 +52,8 @@ pub struct Shown<'a> {
     /// Until when this answer may be relied on.
     pub expires_at: Option<Wall>,
     pub levers: [(); 0],
+    /// Who said within a day what it has applied.
+    pub consumers: Vec<Consumer>,
 }
 
 /// When the snapshot was complete, and until when it may be relied on.
@@ -70,15 +73,17 @@ impl Freshness {
 
 impl<'a> Shown<'a> {
     #[must_use]
-    pub const fn new(view: &'a WorkspaceView, fresh: Freshness) -> Self {
-        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [] }
+    pub fn new(view: &'a WorkspaceView, fresh: Freshness, app: &App, now: Now) -> Self {
+        let consumers = app.acks.of(&view.workspace, app.config.load().gate.ack_within, now.mono);
+        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [], consumers }
     }
 }
 
 /// The workspace as the core just answered it.
 pub fn answer(doors: &Doors, view: &WorkspaceView) -> Response {
-    let fresh = Freshness::of(&doors.app.published.load(), &doors.app.config.load(), crate::clock::now());
-    Json(Shown::new(view, fresh)).into_response()
+    let now = crate::clock::now();
+    let fresh = Freshness::of(&doors.app.published.load(), &doors.app.config.load(), now);
+    Json(Shown::new(view, fresh, &doors.app, now)).into_response()
 }
 
 /// The snapshot once stored locks are in it.
@@ -101,15 +106,18 @@ pub struct ListQuery {
 pub async fn list(_: Reader, State(doors): State<Doors>, Filter(query): Filter<ListQuery>) -> Result<Response, Problem> {
     let limit = limit(query.limit)?;
     let snapshot = ready(&doors.app)?;
-    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), crate::clock::now());
+    let now = crate::clock::now();
+    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), now);
     let start = query.after.map_or(Bound::Unbounded, Bound::Excluded);
     let rows = snapshot.workspaces.range((start, Bound::Unbounded)).map(|(_, view)| view);
     let rows = rows.filter(|view| query.access.is_none_or(|access| view.access == access));
-    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh));
+    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh, &doors.app, now));
     Ok(Json(page).into_response())
 }
 
-fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<WorkspaceView>, Problem> {
+/// # Errors
+/// 404 for a workspace that is not known.
+pub fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<WorkspaceView>, Problem> {
     let id = workspace_id(text)?;
     snapshot.workspaces.get(&id).cloned().ok_or_else(|| Problem::unknown("unknown_workspace", "workspace", text))
 }
@@ -118,8 +126,9 @@ fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<WorkspaceView>
 pub async fn one(_: Reader, State(doors): State<Doors>, Segments(ws): Segments<String>) -> Result<Response, Problem> {
     let snapshot = ready(&doors.app)?;
     let view = find(&snapshot, &ws)?;
-    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), crate::clock::now());
-    Ok(Json(Shown::new(&view, fresh)).into_response())
+    let now = crate::clock::now();
+    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), now);
+    Ok(Json(Shown::new(&view, fresh, &doors.app, now)).into_response())
 }
 
 /// May this workspace use this feature?

@@ -16,6 +16,8 @@ use crate::drive::Identities;
 use crate::http::serve::{SharedTls, serve_socket, serve_tcp};
 use crate::http::socket::{ControlSocket, SocketFault};
 use crate::http::tls::{TlsFault, server_config};
+use crate::http::acks::Acks;
+use crate::http::hub::Hub;
 use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
@@ -25,6 +27,7 @@ use crate::published::Published;
 use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::reload::{LastGood, Reloader};
 use crate::run::{Handle, RunOptions, calendar, supervise};
+use crate::store::lease_keys::LeaseKeys;
 use crate::store::spool::Spool;
 use crate::store::sqlite::{LOST_AT, Opened, Options, SqliteStore};
 use crate::watch::{Effects, Start, Watch};
@@ -110,6 +113,8 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         None => None,
     };
     let (store, spool, restored, lost) = open_store(&config).await?;
+    let leases = Arc::new(lease_keys(&config)?);
+    let head = restored.head;
     let start = Start { store_lost: lost, config_error: chosen.error.clone(), config_text: None };
     let now = clock::now();
     let published = Published::default();
@@ -125,7 +130,11 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
     let receivers = Arc::new(ArcSwap::from_pointee(receivers));
     let identities = Arc::new(Identities::default());
+    let hub = Arc::new(Hub::new(head, Limits::default().subscribers, now));
+    let acks = Arc::new(Acks::default());
+    let feed = hub.start(Arc::clone(&metrics), Arc::clone(&acks));
     let parts = Parts {
+        feed,
         published: published.clone(),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
@@ -166,6 +175,9 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         metrics,
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
+        hub,
+        acks,
+        leases,
     };
     serve(handle, store, app, reloader, Doors { listener, socket, tls }, signals).await
 }
@@ -191,8 +203,10 @@ async fn serve(
     };
     tracing::info!(address = %listener.local_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()), "serving");
     let tcp = tokio::spawn(serve_tcp(listener, tls, app.clone(), Limits::default(), until(closed.clone())));
+    let (app_leases, tended) = (Arc::clone(&app.leases), Arc::clone(&app.config));
     let unix = tokio::spawn(serve_socket(socket, app, Limits::default(), until(closed)));
     let calendar = calendar::start(Arc::clone(&reloader.config), handle.asks.clone()).await;
+    let tending = tokio::spawn(crate::http::lease::tend(app_leases, tended));
     supervise::ready();
     signals.wait(&reloader).await;
     tracing::info!("stopping");
@@ -204,6 +218,7 @@ async fn serve(
     }
     let _ = handle.stop.send(true);
     let joined = tokio::task::spawn_blocking(move || handle.thread.join()).await;
+    tending.abort();
     let _ = closing.send(true);
     let _ = tokio::join!(tcp, unix);
     store.close().await;
@@ -247,6 +262,16 @@ impl Signals {
             }
         }
     }
+}
+
+/// The signing keys beside the store: made at the first start, looked after once a minute.
+fn lease_keys(config: &Config) -> Result<LeaseKeys, Fault> {
+    let path = match &config.store.url {
+        StoreUrl::Sqlite(path) => PathBuf::from(path),
+        StoreUrl::Postgres(_) => return Err(Fault::NotBuilt("PostgreSQL is not built in yet; use sqlite://FILE")),
+    };
+    LeaseKeys::beside(&path, config.gate.lease_key_max_age, clock::now().wall)
+        .map_err(|error| Fault::Store { path: path.display().to_string(), fault: StoreFault::Unavailable(error.to_string()) })
 }
 
 type OpenStore = (Arc<SqliteStore>, Option<Spool>, Restored, bool);
