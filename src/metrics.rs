@@ -115,7 +115,8 @@ impl Metrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let stream_subscribers = IntGauge::new("cmek_stream_subscribers", "Readers of the event stream.")?;
         registry.register(Box::new(stream_subscribers.clone()))?;
-        let consumers_behind = IntGauge::new("cmek_consumers_behind", "Consumers that have not acknowledged a lockout in time, by workspace.")?;
+        let consumers_behind =
+            IntGauge::new("cmek_consumers_behind", "Consumers that have not acknowledged a lockout in time, by workspace.")?;
         registry.register(Box::new(consumers_behind.clone()))?;
         let leg_labels = ["provider", "leg", "outcome", "failure_kind"];
         let latency_help = "Time from a revocation to each stage of its lockout.";

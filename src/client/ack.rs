@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::wire::Wire;
 use super::ClientError;
+use super::wire::Wire;
 use crate::key::WorkspaceId;
 
 const PAUSE: Duration = Duration::from_secs(1);

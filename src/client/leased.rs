@@ -11,9 +11,9 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use tokio::task::JoinHandle;
 
+use super::ClientError;
 use super::table::{Answer, Handle, Ruling};
 use super::wire::Wire;
-use super::ClientError;
 use crate::clock;
 use crate::gate;
 use crate::key::WorkspaceId;

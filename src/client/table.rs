@@ -241,7 +241,11 @@ mod tests {
 
     fn table(on_lost: OnLost) -> Arc<Table> {
         let table = Arc::new(Table::new(on_lost, Span(100)));
-        table.replace(&BTreeMap::from([(id("open"), (1, Access::Open)), (id("shut"), (2, Access::Locked)), (id("half"), (3, Access::ReadOnly))]));
+        table.replace(&BTreeMap::from([
+            (id("open"), (1, Access::Open)),
+            (id("shut"), (2, Access::Locked)),
+            (id("half"), (3, Access::ReadOnly)),
+        ]));
         table.heard(Mono(1_000));
         table
     }

@@ -151,7 +151,12 @@ pub struct AckBody {
 }
 
 /// `POST /v1/workspaces/{ws}/acks`. Role `read`: whoever may ask may say that it has heard.
-pub async fn ack(_: Reader, State(doors): State<Doors>, Segments(ws): Segments<String>, Body(body): Body<AckBody>) -> Result<Response, Problem> {
+pub async fn ack(
+    _: Reader,
+    State(doors): State<Doors>,
+    Segments(ws): Segments<String>,
+    Body(body): Body<AckBody>,
+) -> Result<Response, Problem> {
     let snapshot = workspaces::ready(&doors.app)?;
     let view = workspaces::find(&snapshot, &ws)?;
     // The same letters as any other id.

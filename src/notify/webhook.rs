@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::kms::BoxFuture;
-use crate::notify::post::{BadReceiver, Door};
 use crate::notify::body::Body;
+use crate::notify::post::{BadReceiver, Door};
 use crate::notify::{Delivery, Notice, Receiver};
 
 /// A signed webhook.

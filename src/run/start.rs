@@ -13,11 +13,11 @@ use crate::clock;
 use crate::config::load::{self, LoadError, Loaded};
 use crate::config::{Config, StoreUrl, WhenLost};
 use crate::drive::Identities;
+use crate::http::acks::Acks;
+use crate::http::hub::{Feed, Hub};
 use crate::http::serve::{SharedTls, serve_socket, serve_tcp};
 use crate::http::socket::{ControlSocket, SocketFault};
 use crate::http::tls::{TlsFault, server_config};
-use crate::http::acks::Acks;
-use crate::http::hub::Hub;
 use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
@@ -103,17 +103,11 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let last_good = LastGood::beside(&options.config_path);
     let chosen = choose(&options, &last_good)?;
     let config = Arc::clone(&chosen.loaded.config);
-    for warning in &chosen.loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+    chosen.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let opened = Providers::open(&config, None).await?;
     let receivers = receivers(&config)?;
-    let tls: Option<SharedTls> = match &config.server.tls {
-        Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
-        None => None,
-    };
+    let tls = shared_tls(&config)?;
     let (store, spool, restored, lost) = open_store(&config).await?;
-    let leases = Arc::new(lease_keys(&config)?);
     let head = restored.head;
     let start = Start { store_lost: lost, config_error: chosen.error.clone(), config_text: None };
     let now = clock::now();
@@ -130,9 +124,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
     let receivers = Arc::new(ArcSwap::from_pointee(receivers));
     let identities = Arc::new(Identities::default());
-    let hub = Arc::new(Hub::new(head, Limits::default().subscribers, now));
-    let acks = Arc::new(Acks::default());
-    let feed = hub.start(Arc::clone(&metrics), Arc::clone(&acks));
+    let (pushing, feed) = Pushing::start(&config, head, now, &metrics)?;
     let parts = Parts {
         feed,
         published: published.clone(),
@@ -175,9 +167,9 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         metrics,
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
-        hub,
-        acks,
-        leases,
+        hub: pushing.hub,
+        acks: pushing.acks,
+        leases: pushing.leases,
     };
     serve(handle, store, app, reloader, Doors { listener, socket, tls }, signals).await
 }
@@ -261,6 +253,30 @@ impl Signals {
                 _ = self.interrupt.recv() => return,
             }
         }
+    }
+}
+
+fn shared_tls(config: &Config) -> Result<Option<SharedTls>, Fault> {
+    Ok(match &config.server.tls {
+        Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
+        None => None,
+    })
+}
+
+/// What services follow, acknowledge and lease with.
+struct Pushing {
+    hub: Arc<Hub>,
+    acks: Arc<Acks>,
+    leases: Arc<LeaseKeys>,
+}
+
+impl Pushing {
+    fn start(config: &Config, head: u64, now: crate::time::Now, metrics: &Arc<Metrics>) -> Result<(Self, Feed), Fault> {
+        let leases = Arc::new(lease_keys(config)?);
+        let hub = Arc::new(Hub::new(head, Limits::default().subscribers, now));
+        let acks = Arc::new(Acks::default());
+        let feed = hub.start(Arc::clone(metrics), Arc::clone(&acks));
+        Ok((Self { hub, acks, leases }, feed))
     }
 }
 

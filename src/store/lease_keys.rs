@@ -140,8 +140,7 @@ impl LeaseKeys {
         let made = todo.make.map(|from| SigningKey::make(now, from)).transpose()?;
         let mut keys = self.keys();
         let kept = keys.iter().filter(|key| !todo.drop.contains(&key.dates.kid)).chain(&made);
-        let rows: Vec<Stored> =
-            kept.map(|key| Stored { dates: key.dates.clone(), private: STANDARD.encode(&*key.private) }).collect();
+        let rows: Vec<Stored> = kept.map(|key| Stored { dates: key.dates.clone(), private: STANDARD.encode(&*key.private) }).collect();
         let text = Zeroizing::new(serde_json::to_string(&rows).map_err(|_| LeaseKeyError::Crypto)?);
         self.write(&text).map_err(|source| LeaseKeyError::File { path: self.path.display().to_string(), source })?;
         keys.retain(|key| !todo.drop.contains(&key.dates.kid));
@@ -180,14 +179,8 @@ impl LeaseKeys {
     /// The public keys, those that do not sign yet and those that sign no more among them.
     #[must_use]
     pub fn public(&self) -> Vec<Jwk> {
-        let one = |key: &SigningKey| Jwk {
-            kty: "OKP",
-            crv: "Ed25519",
-            x: key.x.clone(),
-            kid: key.dates.kid.clone(),
-            alg: "EdDSA",
-            usage: "sig",
-        };
+        let one =
+            |key: &SigningKey| Jwk { kty: "OKP", crv: "Ed25519", x: key.x.clone(), kid: key.dates.kid.clone(), alg: "EdDSA", usage: "sig" };
         self.keys().iter().map(one).collect()
     }
 }
@@ -249,7 +242,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("state.db");
         let file = folder.path().join("lease-keys.json");
-        for text in ["{}", "[{\"kid\":\"a\",\"made_at\":\"2026-01-01T00:00:00Z\",\"signs_from\":\"2026-01-01T00:00:00Z\",\"private\":\"AAAA\"}]"] {
+        for text in
+            ["{}", "[{\"kid\":\"a\",\"made_at\":\"2026-01-01T00:00:00Z\",\"signs_from\":\"2026-01-01T00:00:00Z\",\"private\":\"AAAA\"}]"]
+        {
             std::fs::write(&file, text).unwrap();
             let error = LeaseKeys::beside(&database, MONTH, Wall(0)).unwrap_err();
             assert!(matches!(error, LeaseKeyError::Damaged(_)), "{error}");

@@ -134,7 +134,8 @@ async fn the_layer_passes_refuses_and_says_when_it_cannot_know() {
         let of = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
         Some(Asked { workspace: WorkspaceId::new(&of("ws")?).ok()?, feature: of("feature"), write: request.method() == "POST" })
     };
-    let inner = tower::service_fn(|_: http::Request<()>| async { Ok::<_, std::convert::Infallible>(http::Response::new("served".to_owned())) });
+    let inner =
+        tower::service_fn(|_: http::Request<()>| async { Ok::<_, std::convert::Infallible>(http::Response::new("served".to_owned())) });
     let call = async |client: &Client, method: &str, ws: &str, feature: &str| {
         let mut request = http::Request::builder().method(method).header("feature", feature);
         if !ws.is_empty() {

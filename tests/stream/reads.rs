@@ -97,7 +97,8 @@ async fn a_reader_begins_with_a_reset_and_hears_everything_in_order() {
 #[tokio::test]
 async fn who_comes_back_misses_nothing_and_who_cannot_begins_anew() {
     let house = House::new(config());
-    let push = |from: u64, to: u64| (from..=to).for_each(|n| house.app.hub.push(vec![change(Some(n), "wrkspc_open", Access::Open, n)], None));
+    let push =
+        |from: u64, to: u64| (from..=to).for_each(|n| house.app.hub.push(vec![change(Some(n), "wrkspc_open", Access::Open, n)], None));
     push(6, 9);
     let mut back = Stream::open(&house, "/v1/stream", Some("7")).await;
     push(10, 10);
@@ -168,7 +169,10 @@ async fn acknowledgements_are_shown_measured_and_refused_where_they_cannot_be() 
     let ack = async |ws: &str, body: &str| house.order(&format!("/v1/workspaces/{ws}/acks"), body).await;
     let said = ack("wrkspc_demo", r#"{"consumer":"gw-1","sequence":6}"#).await;
     assert_eq!(said.status, 200, "{}", said.text);
-    house.app.acks.shown(clock::now().mono.minus(cmek_watchdog::time::Span::from_secs(40)), &[change(Some(6), "wrkspc_demo", Access::Locked, 7)]);
+    house
+        .app
+        .acks
+        .shown(clock::now().mono.minus(cmek_watchdog::time::Span::from_secs(40)), &[change(Some(6), "wrkspc_demo", Access::Locked, 7)]);
     let view = house.get("/v1/workspaces/wrkspc_demo").await.json();
     assert_eq!(view["consumers"][0]["consumer"], "gw-1");
     assert_eq!((&view["consumers"][0]["sequence"], &view["consumers"][0]["behind"]), (&6.into(), &true.into()));
