@@ -25,14 +25,14 @@ const WORKSPACES: u64 = 100_000;
 const CHECKS: u64 = 2_000_000;
 
 /// Nanoseconds of one call, over workspaces in an order that no cache foresees; the best of five.
-fn measure(mut one: impl FnMut(usize)) -> f64 {
+fn measure<R>(mut one: impl FnMut(usize) -> R) -> f64 {
     let mut best = f64::MAX;
     for _ in 0..5 {
         let began = Instant::now();
         let mut at = 1u64;
         for _ in 0..CHECKS {
             at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            one(usize::try_from((at >> 33) % WORKSPACES).unwrap());
+            black_box(one(usize::try_from((at >> 33) % WORKSPACES).unwrap()));
         }
         best = best.min(began.elapsed().as_nanos() as f64 / CHECKS as f64);
     }
@@ -48,19 +48,15 @@ fn main() {
     let now = clock::now_mono();
     let locked = Mutex::new(ids.iter().map(|id| (id.clone(), Access::Open)).collect::<BTreeMap<_, _>>());
     let hashed = RwLock::new(ids.iter().map(|id| (id.clone(), Access::Open)).collect::<HashMap<_, _>>());
-    let empty = measure(|at| {
-        black_box(at);
-    });
-    let peer = measure(|at| {
-        black_box(locked.lock().unwrap().get(&ids[at]));
-    });
+    let empty = measure(|at| at);
+    let peer = measure(|at| locked.lock().unwrap().get(&ids[at]).copied());
     let figures = [
-        ("handle.glance (one load)", measure(|at| drop(black_box(handles[at].glance())))),
-        ("handle.check_at (two loads)", measure(|at| drop(black_box(handles[at].check_at(now))))),
-        ("handle.check (two loads and the clock)", measure(|at| drop(black_box(handles[at].check())))),
-        ("one handle, check_at, again and again", measure(|_| drop(black_box(handles[7].check_at(now))))),
-        ("table.rule by id", measure(|at| drop(black_box(table.rule(&ids[at], FeatureClass::Content, false, now))))),
-        ("RwLock<HashMap>, by id", measure(|at| drop(black_box(hashed.read().unwrap().get(&ids[at]).copied())))),
+        ("handle.glance (one load)", measure(|at| handles[at].glance())),
+        ("handle.check_at (two loads)", measure(|at| handles[at].check_at(now))),
+        ("handle.check (two loads and the clock)", measure(|at| handles[at].check())),
+        ("one handle, check_at, again and again", measure(|_| handles[7].check_at(now))),
+        ("table.rule by id", measure(|at| table.rule(&ids[at], FeatureClass::Content, false, now))),
+        ("RwLock<HashMap>, by id", measure(|at| hashed.read().unwrap().get(&ids[at]).copied())),
         ("Mutex<BTreeMap>, by id", peer),
     ];
     println!("{WORKSPACES} workspaces in random order; the loop itself, {empty:.1} ns, is taken off");
