@@ -153,6 +153,11 @@ All or nothing: a bad file changes nothing, is told on stderr, and exits 78.")]
         #[command(subcommand)]
         act: JournalAct,
     },
+    /// The safety vault: its keys, and wrapping its data keys anew
+    Vault {
+        #[command(subcommand)]
+        act: VaultAct,
+    },
     /// Receivers of notices
     Receivers {
         #[command(subcommand)]
@@ -244,6 +249,18 @@ pub enum JournalAct {
         /// Only records after this sequence number
         #[arg(long, value_name = "N", default_value_t = 0)]
         after: u64,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum VaultAct {
+    /// How the vault stands: its keys as last seen, its rows, data keys to wrap anew
+    Status,
+    /// Wrap data keys anew that lie under an older key or version; goes on by itself too
+    Rewrap {
+        /// Every data key, also where no rotation shows
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -388,6 +405,7 @@ async fn perform(cli: &Cli) -> Result<Shown, CliError> {
         | Command::Brake { .. }
         | Command::Version { .. }
         | Command::Key { .. }
+        | Command::Vault { .. }
         | Command::Receivers { .. } => daemon::ask(path, &cli.command).await,
     }
 }

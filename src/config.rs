@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::gate::Features;
+use crate::gate::{Features, FeaturesOf};
 use crate::key::{AssumeRole, KeyId, KeyTarget, PolicyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::policy::Policy;
-use crate::time::Span;
+use crate::time::{Span, Wall};
 use crate::words::{ProviderKind, Role, Severity};
 
 pub mod check;
@@ -322,10 +322,14 @@ pub struct Config {
     pub operator_key: Option<(ProviderId, Arc<KeyTarget>)>,
     pub recovery_key: Option<(ProviderId, Arc<KeyTarget>)>,
     pub providers: BTreeMap<ProviderId, Provider>,
+    /// When our own secret at a provider ends, as far as somebody wrote it down.
+    pub credentials_expire_at: BTreeMap<ProviderId, Wall>,
     /// Always holds `default`.
     pub policies: BTreeMap<PolicyId, Arc<Policy>>,
     pub brake: Brake,
     pub features: Features,
+    /// Classes that a workspace has of its own, by feature; only what differs.
+    pub workspace_features: BTreeMap<WorkspaceId, Features>,
     pub keys: BTreeMap<KeyId, Key>,
     pub workspaces: BTreeMap<WorkspaceId, Needs>,
     pub audit: Vec<AuditSource>,
@@ -334,4 +338,12 @@ pub struct Config {
     pub cluster_lease: Span,
     pub heartbeat: Heartbeat,
     pub reports: Vec<Report>,
+}
+
+impl Config {
+    /// The features as they stand for one workspace, known or not.
+    #[must_use]
+    pub fn features_of(&self, workspace: &str) -> FeaturesOf<'_> {
+        FeaturesOf { common: &self.features, own: self.workspace_features.get(workspace) }
+    }
 }

@@ -51,6 +51,10 @@ async fn legs(kms: &dyn Kms, plan: Plan, clock: &(dyn Fn() -> Now + Send + Sync)
                 Some(call) => Reply::Wrap(within(limit, call).await),
                 None => Reply::NotOffered,
             },
+            Call::Rotation => match kms.rotation(&target) {
+                Some(call) => Reply::Rotation(within(limit, call).await),
+                None => Reply::NotOffered,
+            },
             Call::Describe => Reply::Describe(within(limit, kms.describe_key(&target)).await),
         });
     }

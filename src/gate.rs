@@ -44,6 +44,29 @@ impl Features {
     }
 }
 
+/// The features of one workspace: those of everybody, with the classes that it has of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct FeaturesOf<'a> {
+    pub common: &'a Features,
+    /// Only what differs, and only features that `common` has.
+    pub own: Option<&'a Features>,
+}
+
+impl<'a> FeaturesOf<'a> {
+    /// The class of a feature here, and whether it is a known one.
+    #[must_use]
+    pub fn class(&self, feature: Option<&str>) -> (FeatureClass, bool) {
+        let own = feature.and_then(|name| self.own?.0.get(name));
+        own.map_or_else(|| self.common.class(feature), |class| (*class, true))
+    }
+
+    /// Every configured feature by name, with its class here.
+    pub fn each(self) -> impl Iterator<Item = (&'a str, FeatureClass)> {
+        let here = move |name: &str, class: FeatureClass| self.own.and_then(|own| own.0.get(name)).copied().unwrap_or(class);
+        self.common.0.iter().map(move |(name, class)| (name.as_str(), here(name, *class)))
+    }
+}
+
 /// Whether an access level allows a use. `write` includes everything that is not plainly a read.
 #[must_use]
 pub const fn allows(access: Access, class: FeatureClass, write: bool) -> bool {
@@ -56,6 +79,35 @@ pub const fn allows(access: Access, class: FeatureClass, write: bool) -> bool {
             Access::Locked => false,
         },
     }
+}
+
+/// For people: what an access level closes, and what stays usable. Of workspaces that have classes
+/// of their own, a feature counts by the one that loses most of it.
+#[must_use]
+pub fn told<'a>(common: &Features, each: impl Iterator<Item = FeaturesOf<'a>>, access: Access) -> (Vec<String>, Vec<String>) {
+    let mut own: Vec<Option<&Features>> = each.map(|features| features.own).collect();
+    let (all, plain) = (own.len(), own.iter().filter(|own| own.is_none()).count());
+    own.retain(Option::is_some);
+    let left = |class| (allows(access, class, false), allows(access, class, true));
+    let (mut locked, mut usable) = (Vec::new(), Vec::new());
+    for (name, class) in &common.0 {
+        let here = own.iter().flatten().map(|own| left(own.0.get(name).copied().unwrap_or(*class)));
+        let (mut least, mut most) = ((true, true), (false, false));
+        for (read, write) in here.chain((plain > 0 || all == 0).then(|| left(*class))) {
+            least = (least.0 && read, least.1 && write);
+            most = (most.0 || read, most.1 || write);
+        }
+        let some = if least == most { "" } else { " (in some workspaces)" };
+        match least {
+            (true, true) => usable.push(name.clone()),
+            (true, false) => usable.push(format!("{name} (read only){some}")),
+            (false, _) => locked.push(format!("{name}{some}")),
+        }
+    }
+    if !common.0.values().any(|class| *class == FeatureClass::SafetyMetadata) {
+        usable.push("safety_metadata".to_owned());
+    }
+    (locked, usable)
 }
 
 /// Judges one read of a known workspace. `fresh_at` is when this instance last published its
@@ -105,6 +157,37 @@ mod tests {
             assert_eq!(allows(access, class, false), read, "{access} {class} read");
             assert_eq!(allows(access, class, true), write, "{access} {class} write");
         }
+    }
+
+    #[test]
+    fn a_class_of_the_workspace_stands_above_the_common_one() {
+        let common = Features(BTreeMap::from([("batch".to_owned(), FeatureClass::Write), ("models".to_owned(), FeatureClass::Control)]));
+        let own = Features(BTreeMap::from([("batch".to_owned(), FeatureClass::Content)]));
+        let (plain, changed) = (FeaturesOf { common: &common, own: None }, FeaturesOf { common: &common, own: Some(&own) });
+        assert_eq!(plain.class(Some("batch")), (FeatureClass::Write, true));
+        assert_eq!(changed.class(Some("batch")), (FeatureClass::Content, true));
+        assert_eq!(changed.class(Some("models")), (FeatureClass::Control, true));
+        assert_eq!(changed.class(Some("unheard")), (FeatureClass::Content, false));
+        assert_eq!(changed.class(None), (FeatureClass::Content, true));
+        assert_eq!(changed.each().collect::<Vec<_>>(), [("batch", FeatureClass::Content), ("models", FeatureClass::Control)]);
+    }
+
+    #[test]
+    fn people_are_told_what_the_worst_off_workspace_loses() {
+        let common = Features(BTreeMap::from([("batch".to_owned(), FeatureClass::Write), ("files".to_owned(), FeatureClass::Content)]));
+        let own = Features(BTreeMap::from([("batch".to_owned(), FeatureClass::Control)]));
+        let plain = FeaturesOf { common: &common, own: None };
+        let changed = FeaturesOf { common: &common, own: Some(&own) };
+        let tell = |each: &[FeaturesOf<'_>], access| {
+            let (locked, usable) = told(&common, each.iter().copied(), access);
+            (locked.join(", "), usable.join(", "))
+        };
+        let pair = |locked: &str, usable: &str| (locked.to_owned(), usable.to_owned());
+        assert_eq!(tell(&[plain, plain], Access::Locked), pair("batch, files", "safety_metadata"));
+        assert_eq!(tell(&[], Access::Locked), pair("batch, files", "safety_metadata"));
+        assert_eq!(tell(&[changed], Access::Locked), pair("files", "batch, safety_metadata"));
+        assert_eq!(tell(&[plain, changed], Access::Locked), pair("batch (in some workspaces), files", "safety_metadata"));
+        assert_eq!(tell(&[plain, changed], Access::ReadOnly), pair("batch (in some workspaces)", "files (read only), safety_metadata"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::operate::{Answered, Operation};
 use crate::published::Published;
 use crate::store::lease_keys::LeaseKeys;
 use crate::time::{Mono, Span};
+use crate::vault::desk::Vault;
 
 pub mod access;
 pub mod acks;
@@ -34,8 +35,11 @@ pub mod hub;
 pub mod input;
 pub mod keys;
 pub mod lease;
+pub mod ofrep;
 pub mod page;
 pub mod problem;
+pub mod registration;
+pub mod safety;
 pub mod serve;
 pub mod socket;
 pub mod stall;
@@ -95,6 +99,8 @@ pub struct App {
     pub hub: Arc<hub::Hub>,
     pub acks: Arc<acks::Acks>,
     pub leases: Arc<LeaseKeys>,
+    /// Safety metadata; `None` only where there is no store for it.
+    pub vault: Option<Arc<Vault>>,
 }
 
 /// Bounds of the doors. The defaults are the contract; tests use shorter ones.
@@ -113,6 +119,10 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Validations that may wait at the same time.
     pub validations: usize,
+    /// Event streams of OFREP that may be open at the same time.
+    pub flag_streams: usize,
+    /// Silence on such a stream before a heartbeat.
+    pub heartbeat: Duration,
     /// What requests under way get at the end.
     pub grace: Duration,
 }
@@ -127,6 +137,8 @@ impl Default for Limits {
             subscribers: 10_000,
             body_bytes: 64 * 1024,
             validations: 64,
+            flag_streams: 1024,
+            heartbeat: Duration::from_secs(15),
             grace: Duration::from_secs(10),
         }
     }
@@ -138,6 +150,8 @@ pub struct Doors {
     pub app: App,
     pub limits: Limits,
     validations: Arc<Semaphore>,
+    flag_streams: Arc<Semaphore>,
+    tickets: Arc<ofrep::ticket::Tickets>,
 }
 
 impl Doors {
@@ -155,7 +169,13 @@ pub fn router(app: App) -> Router {
 
 /// The router with other limits.
 pub fn router_with(app: App, limits: Limits) -> Router {
-    let doors = Doors { app, limits, validations: Arc::new(Semaphore::new(limits.validations)) };
+    let doors = Doors {
+        app,
+        limits,
+        validations: Arc::new(Semaphore::new(limits.validations)),
+        flag_streams: Arc::new(Semaphore::new(limits.flag_streams)),
+        tickets: Arc::new(ofrep::ticket::Tickets::new()),
+    };
     // Gate questions do no I/O and read no body: they go without timer and without its allocation.
     let gate = Router::new()
         .route("/v1/authz", any(authz::authz).trace(authz::not_by_trace))
@@ -171,8 +191,14 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/lease", get(lease::lease))
         .route("/.well-known/jwks.json", get(lease::jwks))
         .route("/v1/stream", get(stream::stream))
+        .route("/v1/workspaces/{ws}/safety-metadata", get(safety::list))
+        .route("/v1/workspaces/{ws}/safety-metadata/{record}", get(safety::one).put(safety::put))
+        .route("/v1/workspaces/{ws}/preservations", get(safety::preservations).post(safety::preserve))
+        .route("/v1/workspaces/{ws}/preservations/{id}", get(safety::preservation))
+        .route("/v1/vault", get(safety::vault))
+        .route("/v1/vault/rewrap", post(safety::rewrap))
         .route("/v1/keys", get(keys::list))
-        .route("/v1/keys/{id}", get(keys::one))
+        .route("/v1/keys/{id}", get(keys::one).put(registration::put).delete(registration::delete))
         .route("/v1/keys/{id}/validate", post(keys::validate))
         .route("/v1/keys/{id}/history", get(keys::history))
         .route("/v1/keys/{id}/retire", post(keys::retire))
@@ -183,6 +209,10 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/reload", post(status::reload))
         .route("/v1/receivers/{name}/test", post(status::test_receiver))
         .route("/v1/activity", get(status::activity))
+        .route("/ofrep/v1/evaluate/flags", post(ofrep::bulk))
+        .route("/ofrep/v1/evaluate/flags/{flag}", post(ofrep::one))
+        .route("/ofrep/v1/configuration", get(ofrep::configuration))
+        .route("/ofrep/v1/stream", get(ofrep::stream::stream))
         .route("/metrics", get(status::metrics))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))

@@ -93,6 +93,18 @@ pub struct VersionFact {
     pub created_at: Option<Wall>,
 }
 
+/// Whether the schedule of a key's rotation could be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotationFact {
+    Observed,
+    /// The key's owner does not let us read it. No fault of the key and no finding.
+    NotObservable,
+    /// A key of this sort is not rotated by its provider, or nothing was asked.
+    #[default]
+    NotApplicable,
+}
+
 /// What the control plane says about a key. Absent facts are `None`: not applicable or not shown.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeyFacts {
@@ -112,6 +124,20 @@ pub struct KeyFacts {
     pub protection_level: Option<Box<str>>,
     pub origin: Option<Box<str>>,
     pub multi_region: Option<bool>,
+    #[serde(default)]
+    pub rotation: RotationFact,
+    /// There are more versions than were read.
+    #[serde(default)]
+    pub versions_truncated: bool,
+}
+
+/// What a key's owner lets us read of its rotation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rotation {
+    /// The newest rotation; `None` = never.
+    pub rotated_at: Option<Wall>,
+    /// The next one by schedule, or one that is under way.
+    pub next_rotation_at: Option<Wall>,
 }
 
 /// A KMS endpoint under one identity. Dropping a future cancels the call. No retries, no policy.
@@ -126,6 +152,11 @@ pub trait Kms: Send + Sync {
         None
     }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>>;
+    /// When the key was and will be rotated, where describe does not tell; `None` where nobody of ours
+    /// may ask. A refusal is no finding.
+    fn rotation<'a>(&'a self, _key: &'a KeyTarget) -> Option<BoxFuture<'a, Answer<Rotation>>> {
+        None
+    }
     /// Who we are on this key: caller ARN, service account, or application and tenant.
     fn whoami<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Box<str>>>;
 }

@@ -22,6 +22,7 @@ pub mod snapshot;
 pub mod lease;
 pub mod notify;
 pub mod journal;
+pub mod vault;
 pub mod config;
 pub mod lockout;
 pub mod operate;

@@ -3,7 +3,7 @@
 //! per-workspace families written straight from the snapshot at each scrape, so that API and
 //! metrics cannot tell two states. It must never wait for the core and never grow without a bound.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::config::Config;
 use crate::published::Snapshot;
@@ -51,11 +51,16 @@ label! {
     Start { Provider = "provider", LastGood = "last_good", Published = "published", }
 }
 label! {
+    /// What is asked of the vault.
+    VaultOperation { Put = "put", Get = "get", List = "list", Preserve = "preserve", }
+}
+label! {
     /// Why a door refused a request or a connection.
     RefusedReason {
         NoToken = "no_token", BadToken = "bad_token", WrongRole = "wrong_role", OperateNeedsToken = "operate_needs_token",
         Host = "host", Origin = "origin", MediaType = "media_type", BodyTooLarge = "body_too_large", Busy = "busy",
         TooMany = "too_many", RequestTimeout = "request_timeout", Connections = "connections", SlowClient = "slow_client", Tls = "tls",
+        HeadTooLarge = "head_too_large", Malformed = "malformed",
     }
 }
 
@@ -84,6 +89,43 @@ pub struct Metrics {
     consumers_behind: IntGauge,
     stream_events: IntCounter,
     leases: IntCounterVec,
+    vault: Vault,
+}
+
+/// The vault's own; absent from a scrape until there is a vault.
+#[derive(Debug)]
+struct Vault {
+    readable: IntGaugeVec,
+    key_healthy: IntGaugeVec,
+    records: IntGaugeVec,
+    data_keys: IntGaugeVec,
+    operations: IntCounterVec,
+    rewraps: IntCounterVec,
+}
+
+impl Vault {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone())).map(|()| vec)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone())).map(|()| vec)
+        };
+        Ok(Self {
+            readable: gauges("cmek_vault_readable", "Whether a key of the vault opens it, as last seen.", &[])?,
+            key_healthy: gauges("cmek_vault_key_healthy", "Whether a key of the vault wraps and unwraps, as last seen.", &["role"])?,
+            records: gauges("cmek_vault_records", "Sealed rows of the vault by kind.", &["kind"])?,
+            data_keys: gauges("cmek_vault_data_keys", "Data keys that lie under what they should, and that do not yet.", &["state"])?,
+            operations: counters(
+                "cmek_vault_operations_total",
+                "What callers asked of the vault, and how it ended.",
+                &["operation", "result"],
+            )?,
+            rewraps: counters("cmek_vault_rewraps_total", "Data keys wrapped anew, by result.", &["result"])?,
+        })
+    }
 }
 
 impl Metrics {
@@ -139,8 +181,49 @@ impl Metrics {
             stream_cut_offs: counter("cmek_stream_cut_offs_total", "Readers of the event stream that did not keep up.")?,
             stream_events: counter("cmek_stream_events_total", "Events told on the stream; each counts once for all readers.")?,
             leases: counters("cmek_leases_total", "Asks for a lease, by result.", &["result"])?,
+            vault: Vault::new(&registry)?,
             registry,
         })
+    }
+
+    /// `None` removes the series: no vault is configured.
+    pub fn vault_readable(&self, readable: Option<bool>) {
+        match readable {
+            Some(readable) => self.vault.readable.with_label_values::<&str>(&[]).set(i64::from(readable)),
+            None => {
+                self.vault.readable.reset();
+                self.vault.key_healthy.reset();
+            }
+        }
+    }
+
+    /// One look at a key of the vault.
+    pub fn vault_key_healthy(&self, role: &str, healthy: bool) {
+        self.vault.key_healthy.with_label_values(&[role]).set(i64::from(healthy));
+    }
+
+    /// How many rows the vault holds.
+    pub fn vault_records(&self, records: u64, preservations: u64) {
+        for (kind, count) in [("record", records), ("preservation", preservations)] {
+            self.vault.records.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Data keys that lie under what they should, and that do not yet.
+    pub fn vault_data_keys(&self, current: usize, stale: usize) {
+        for (state, count) in [("current", current), ("stale", stale)] {
+            self.vault.data_keys.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// One operation asked of the vault ended.
+    pub fn vault_operation(&self, operation: VaultOperation, result: &str) {
+        self.vault.operations.with_label_values(&[operation.as_str(), result]).inc();
+    }
+
+    /// One data key was wrapped anew, or could not be.
+    pub fn vault_rewrap(&self, ok: bool) {
+        self.vault.rewraps.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
     }
 
     /// One leg of a probe as it ended; `took` is absent for a leg that was not run.

@@ -3,12 +3,15 @@
 //! socket and command line. Shapes only; the core decides.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::snapshot::{KeyView, WorkspaceView};
 use crate::time::Span;
+use crate::vault::wraps::KeyRole;
+use crate::words::EventType;
 
 /// One request of an operator. `actor` says who: token name, or `uid:NAME` on the control socket.
 #[derive(Clone, PartialEq, Debug)]
@@ -48,6 +51,15 @@ pub enum Action {
         key: KeyId,
         reason: String,
     },
+    /// Registers a key, or gives a registered one other fields. Only the core judges it.
+    PutKey {
+        key: Box<crate::config::raw::Key>,
+    },
+    /// Takes back a registration by the API; refused while the key locks, unless its locks may stay.
+    DeleteKey {
+        key: KeyId,
+        keep_lock: bool,
+    },
     /// The newly loaded and already validated configuration.
     Reload {
         config: Arc<Config>,
@@ -59,6 +71,19 @@ pub enum Action {
     /// A marked test notice through the whole path of one receiver.
     TestReceiver {
         receiver: ReceiverId,
+    },
+    /// One activity event of a workspace; answered when it is stored.
+    Journal {
+        event: EventType,
+        workspace: WorkspaceId,
+        event_id: Option<String>,
+        detail: BTreeMap<String, String>,
+    },
+    /// A key of the vault fails or works again; told once each way, over restarts too.
+    VaultKey {
+        role: KeyRole,
+        failing: bool,
+        text: String,
     },
     /// A calendar job's notice to the given receivers.
     Report {
@@ -73,6 +98,8 @@ pub enum Reply {
     Done,
     Workspace(Arc<WorkspaceView>),
     Key(Arc<KeyView>),
+    /// A key that was not registered before.
+    Registered(Arc<KeyView>),
     /// How many held orders were carried out or dropped.
     Released(u32),
 }
@@ -106,6 +133,8 @@ pub enum RefusalSlug {
     KeyLocks,
     /// 409: the brake is not engaged.
     NotEngaged,
+    /// 409: the version that new data is wrapped under cannot be retired.
+    CurrentVersion,
     /// 422: an override longer than 24 h, an empty reason.
     Invalid,
     /// 503: the journal could not be written, and an unlock needs it.

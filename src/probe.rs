@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::key::{KeyTarget, KeyVersion};
-use crate::kms::{Answer, CallMeta, KeyFacts, KmsError, Unwrapped, Wrapped};
+use crate::kms::{Answer, CallMeta, KeyFacts, KmsError, Rotation, RotationFact, Unwrapped, Wrapped};
 use crate::time::{Now, Span};
 use crate::words::{FailureKind, Leg, LegOutcome};
 
@@ -25,6 +25,8 @@ pub struct Plan {
     pub older: Vec<Wrapped>,
     /// Enabled versions that have no canary yet: one is made, where the provider can.
     pub missing: Vec<KeyVersion>,
+    /// After a good describe, read the schedule of the rotation too, where it can be read.
+    pub rotation: bool,
     /// For the whole probe, all legs together.
     pub deadline: Span,
     /// For one call.
@@ -39,6 +41,8 @@ pub enum Call {
     UnwrapVersion(Wrapped),
     WrapVersion(KeyVersion),
     Describe,
+    /// No leg: what it tells is a fact of the key, and its refusal is none.
+    Rotation,
 }
 
 /// Answer to the last call.
@@ -47,6 +51,7 @@ pub enum Reply {
     Wrap(Answer<Wrapped>),
     Unwrap(Answer<Unwrapped>),
     Describe(Answer<KeyFacts>),
+    Rotation(Answer<Rotation>),
     /// The provider has no such call.
     NotOffered,
 }
@@ -83,6 +88,8 @@ pub struct Evidence {
     /// Canaries of other versions, made in this round and opened again with equal bytes.
     pub made: Vec<Wrapped>,
     pub facts: Option<KeyFacts>,
+    /// The schedule of the rotation was asked for in this round.
+    pub rotation_asked: bool,
     /// Who we were during the round, as far as known.
     pub identity: Option<Arc<str>>,
     /// The provider's clock minus ours in milliseconds, where an answer told it.
@@ -110,6 +117,7 @@ pub struct ProbeRun {
     /// Wrapped in this round and opened with equal bytes.
     fresh: Option<Wrapped>,
     facts: Option<KeyFacts>,
+    rotation_asked: bool,
     clock_skew_ms: Option<i64>,
 }
 
@@ -123,6 +131,7 @@ enum Asked {
     WrapMissing(KeyVersion),
     OpenMissing(Wrapped),
     Describe,
+    Rotation,
 }
 
 impl ProbeRun {
@@ -143,6 +152,7 @@ impl ProbeRun {
             wrapped: None,
             fresh: None,
             facts: None,
+            rotation_asked: false,
             clock_skew_ms: None,
         }
     }
@@ -198,6 +208,11 @@ impl ProbeRun {
             self.asked = Asked::Describe;
             return Some(Call::Describe);
         }
+        if self.plan.rotation && !self.rotation_asked && self.facts.as_ref().is_some_and(could_tell) {
+            self.rotation_asked = true;
+            self.asked = Asked::Rotation;
+            return Some(Call::Rotation);
+        }
         None
     }
 
@@ -228,7 +243,15 @@ impl ProbeRun {
     fn take(&mut self, reply: Reply, now: Now) {
         let asked = std::mem::replace(&mut self.asked, Asked::Nothing);
         match reply {
+            Reply::NotOffered if asked == Asked::Rotation => {}
             Reply::NotOffered => self.next_missing = self.plan.missing.len(),
+            Reply::Rotation(answer) => {
+                if let (Ok(rotation), Some(facts)) = (answer.result, &mut self.facts) {
+                    facts.rotation = RotationFact::Observed;
+                    facts.rotated_at = rotation.rotated_at.or(facts.rotated_at);
+                    facts.next_rotation_at = rotation.next_rotation_at;
+                }
+            }
             Reply::Wrap(answer) if matches!(asked, Asked::WrapMissing(_)) => self.take_missing(asked, answer),
             Reply::Wrap(answer) => {
                 self.note_clock(&answer.meta, now);
@@ -273,7 +296,7 @@ impl ProbeRun {
                 }
                 self.versions.push(result);
             }
-            Asked::Nothing | Asked::Wrap | Asked::WrapMissing(_) | Asked::Describe => {}
+            Asked::Nothing | Asked::Wrap | Asked::WrapMissing(_) | Asked::Describe | Asked::Rotation => {}
         }
     }
 
@@ -299,6 +322,7 @@ impl ProbeRun {
             fresh: self.fresh.take(),
             made: std::mem::take(&mut self.made),
             facts: self.facts.take(),
+            rotation_asked: self.rotation_asked,
             identity: None,
             clock_skew_ms: self.clock_skew_ms,
         }
@@ -323,10 +347,16 @@ impl Evidence {
             fresh: None,
             made: Vec::new(),
             facts: None,
+            rotation_asked: false,
             identity: None,
             clock_skew_ms: None,
         }
     }
+}
+
+/// A living key whose schedule describe does not tell.
+fn could_tell(facts: &KeyFacts) -> bool {
+    facts.fault.is_none() && facts.rotation == RotationFact::NotObservable
 }
 
 fn ok(leg: Option<&LegResult>) -> bool {

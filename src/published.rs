@@ -5,6 +5,7 @@
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 use crate::key::{KeyId, ProviderId, WorkspaceId};
 use crate::snapshot::{Change, DaemonView, KeyView, ProviderView, WorkspaceView};
@@ -23,13 +24,17 @@ pub struct Snapshot {
 
 /// Shared handle; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Published(Arc<ArcSwap<Snapshot>>);
+pub struct Published {
+    state: Arc<ArcSwap<Snapshot>>,
+    /// Counts the turns in which a workspace changed.
+    turns: watch::Sender<u64>,
+}
 
 impl Published {
     /// The present state: a pointer, not a copy.
     #[must_use]
     pub fn load(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.state.load_full()
     }
 
     /// Applies the changes of one turn. Called by the loop alone.
@@ -37,7 +42,8 @@ impl Published {
         if changes.is_empty() {
             return;
         }
-        let mut next = Snapshot::clone(&self.0.load());
+        let workspaces = changes.iter().any(|change| matches!(change, Change::Workspace(_)));
+        let mut next = Snapshot::clone(&self.state.load());
         for change in changes {
             match change {
                 Change::Key(view) => {
@@ -56,6 +62,16 @@ impl Published {
                 Change::Fresh(at) => next.fresh_at = Some(at),
             }
         }
-        self.0.store(Arc::new(next));
+        self.state.store(Arc::new(next));
+        if workspaces {
+            self.turns.send_modify(|turns| *turns = turns.wrapping_add(1));
+        }
+    }
+
+    /// Wakes its holder after each turn in which a workspace changed. Turns that pass while nobody
+    /// looks are one wake-up: look at the state, not at the count.
+    #[must_use]
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
+use crate::kms::RotationFact;
 use crate::probe::LegResult;
 use crate::time::{Mono, Wall};
 use crate::words::{Access, By, Cause, Code, FailureKind, HeldBy, ProviderKind, Release, Sequence, StateWord, VerdictWord};
@@ -38,6 +39,12 @@ pub struct FactsView {
     pub multi_region: Option<bool>,
     pub resolved: Option<String>,
     pub current_version: Option<KeyVersion>,
+    /// What is known of its rotation, apart from rotations seen.
+    #[serde(default)]
+    pub rotation: RotationFact,
+    /// The provider has more versions than are read.
+    #[serde(default)]
+    pub versions_truncated: bool,
 }
 
 /// The last round of a key.
@@ -76,6 +83,9 @@ pub struct KeyView {
     pub identity: Option<String>,
     /// `file` or `api`.
     pub source: String,
+    /// Why this registration is not looked at.
+    #[serde(default)]
+    pub refused: Option<String>,
     pub rotations: u64,
 }
 
@@ -142,6 +152,9 @@ pub struct ProviderView {
     pub clock_skew_ms: Option<i64>,
     pub missed_windows: u64,
     pub credentials_failing: bool,
+    /// When our own secret ends, where it was written down.
+    #[serde(default)]
+    pub credentials_expire_at: Option<Wall>,
 }
 
 /// Numbers about the daemon itself that are not per key.

@@ -4,11 +4,13 @@
 
 mod cell;
 mod control;
+mod credentials;
 mod judging;
 mod ledger;
 mod operators;
 mod probing;
 mod push;
+mod registering;
 mod reload;
 mod restore;
 mod seen;
@@ -21,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::config::check::Registered;
 use crate::journal::{Batch, Commit, Committed, Order, StoreFault};
 use crate::key::{KeyId, ProviderId, ReceiverId, WorkspaceId};
 use crate::lockout::{Brake, KeyName};
@@ -33,6 +36,7 @@ use crate::schedule::KeyIx;
 use crate::schedule::lanes::Lanes;
 use crate::snapshot::{Change, ProviderView};
 use crate::time::{Mono, Now, Span, Wall};
+use crate::vault::wraps::KeyRole;
 use crate::words::{FailureKind, Leg, LegOutcome};
 
 use cell::KeyCell;
@@ -168,6 +172,9 @@ pub struct Watch {
     outbox: Outbox,
     /// Ends of overrides.
     overrides: BTreeSet<(Wall, WorkspaceId)>,
+    /// Keys that came in by the API, as they were written.
+    registered: Registered,
+    credentials_told: BTreeMap<ProviderId, credentials::Told>,
     bugs: u64,
     would_lock: u64,
     store_failures: u64,
@@ -177,6 +184,8 @@ pub struct Watch {
     config_flagged: Option<String>,
     last_now: Option<Now>,
     daemon_dirty: bool,
+    /// Keys of the vault that were told to fail.
+    vault_failing: BTreeSet<KeyRole>,
     /// Providers as last shown.
     shown: BTreeMap<ProviderId, ProviderView>,
     /// Good looks of each identity on each account, newest.
@@ -207,6 +216,7 @@ impl Watch {
         self.expire_windows(now);
         self.expire_overrides(now);
         self.release_brakes_in_time(now);
+        self.count_down_credentials(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
         self.start_sends(now, out);
@@ -231,6 +241,7 @@ impl Watch {
             self.in_flight.first().map(|(at, ..)| *at),
             self.windows.first().map(|(at, _)| *at),
             self.controls.values().filter_map(Control::next).min(),
+            self.next_credentials_mark(now),
             self.ledger.next_deadline(),
             self.outbox.next_deadline(),
         ]

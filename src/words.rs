@@ -209,6 +209,9 @@ vocabulary! {
         OverrideStarted = "override.started",
         OverrideEnded = "override.ended",
         Digest = "digest",
+        SafetyPreserved = "safety.preserved",
+        VaultOperatorKey = "vault.operator_key",
+        VaultKeysGood = "vault.keys_good",
     }
 }
 

@@ -175,7 +175,7 @@ url = "http://127.0.0.1:9093"
             "config.toml:6:1: policies.busy: suspect_interval is longer than probe_interval: a suspect key is looked at less often than a healthy one",
             "config.toml:6:1: policies.busy: lock_after_stale is shorter than two probe intervals: one missed round could lock",
             "config.toml:16:6: workspaces[0].id: no key of the configuration names workspace `later`",
-            "config.toml:1:12: providers.small: the keys need 3 calls a second in steady state and calls_per_second is 1: the promised time to lock cannot be kept",
+            "config.toml:1:12: providers.small: the keys need 3 calls a second in steady state (reckoned with one old version a key) and calls_per_second is 1: the promised time to lock cannot be kept",
             "config.toml:18:12: receivers.lonely: no route and no report names this receiver: it is never sent anything",
         ]
     );
@@ -200,8 +200,64 @@ fn the_files_that_come_with_the_crate_are_good() {
     assert_eq!(example, contract, "the example is the contract in other words");
 
     let claude = load(&root.join("config/features.claude.toml")).unwrap().config;
-    assert_eq!(claude.features.0.len(), 17);
+    assert_eq!(claude.features.0.len(), 20);
     assert_eq!(claude.features.class(Some("user_profiles")), (FeatureClass::Control, true));
+}
+
+/// The product's own list of what lies under a customer-managed key, and of what stays readable.
+#[test]
+fn the_ready_set_names_every_feature_of_the_platform() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let claude = load(&root.join("config/features.claude.toml")).unwrap().config;
+    let expected = [
+        (FeatureClass::Content, &["messages", "files", "skills", "context_management", "managed_agents"][..]),
+        (FeatureClass::Write, &["batch", "web_search", "web_fetch", "code_execution", "bash", "text_editor", "mcp_connector"]),
+        (FeatureClass::Write, &["structured_outputs", "advisor", "computer_use", "browser_use"]),
+        (FeatureClass::Control, &["models", "user_profiles", "activity_feed"]),
+        (FeatureClass::SafetyMetadata, &["safety_metadata"]),
+    ];
+    for (class, names) in expected {
+        for name in names {
+            assert_eq!(claude.features.class(Some(name)), (class, true), "{name}");
+        }
+    }
+    assert_eq!(claude.features.0.len(), expected.iter().map(|(_, names)| names.len()).sum::<usize>());
+}
+
+#[test]
+fn features_come_from_a_file_and_a_table_and_a_workspace_change_single_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::copy(root.join("config/features.claude.toml"), folder.path().join("f.toml")).unwrap();
+    let main = folder.path().join("config.toml");
+    let rest = "[features]\nskills = { class = \"control\" }\nours = { class = \"write\" }\n\
+                [[keys_from]]\npath = \"keys.toml\"\n[providers.local]\nkind = \"local\"\ncontrol_key = \"operator\"\n\
+                [[workspaces]]\nid = \"w\"\nfeatures = { batch = { class = \"content\" }, files = { class = \"content\" } }\n";
+    std::fs::write(&main, format!("features_from = \"f.toml\"\n{rest}")).unwrap();
+    std::fs::write(folder.path().join("keys.toml"), "[[keys]]\nid = \"k\"\nprovider = \"local\"\nkey = \"k\"\nworkspaces = [\"w\"]\n")
+        .unwrap();
+    let loaded = load(&main).unwrap();
+    let config = &loaded.config;
+    let class = |ws: &str, feature: &str| config.features_of(ws).class(Some(feature));
+    assert_eq!(class("w", "batch"), (FeatureClass::Content, true));
+    assert_eq!(class("other", "batch"), (FeatureClass::Write, true));
+    assert_eq!((class("w", "skills"), class("w", "ours")), ((FeatureClass::Control, true), (FeatureClass::Write, true)));
+    assert_eq!(config.features.0.len(), 21);
+    assert_eq!(config.workspace_features.values().map(|own| own.0.len()).sum::<usize>(), 1, "only what differs is kept");
+
+    // The last good configuration stands for itself, whatever becomes of the files.
+    std::fs::remove_file(folder.path().join("f.toml")).unwrap();
+    std::fs::remove_file(folder.path().join("keys.toml")).unwrap();
+    let kept = from_text(&loaded.text, "config.toml", &folder.path().to_string_lossy()).unwrap();
+    assert_eq!(kept.config, loaded.config);
+    let gone = load(&main).unwrap_err().to_string();
+    assert!(gone.contains("f.toml: cannot be read: entity not found"), "{gone}");
+
+    // A fault in the file is told with that file's name and line.
+    std::fs::write(folder.path().join("f.toml"), "[features]\nbatch = { class = \"wirte\" }\n[gate]\n").unwrap();
+    let told = load(&main).unwrap_err().to_string();
+    assert!(told.contains("f.toml:2:19: features.batch.class: unknown value \"wirte\", expected one of: content"), "{told}");
+    assert!(told.contains("f.toml:3:2: gate: unknown table, expected one of: features"), "{told}");
 }
 
 const LOCAL: &str = "[providers.local]\nkind = \"local\"\ncontrol_key = \"operator\"\n";

@@ -277,6 +277,10 @@ async fn the_vaults_bytes_come_back_under_its_own_key_only_and_no_probe_opens_th
     let vault = AwsVaultKey::new(Arc::clone(&kms), Arc::clone(&key));
     let sealed = vault.wrap_bytes(b"a data key of the vault").await.result.unwrap();
     assert_eq!(vault.unwrap_bytes(&sealed).await.result.unwrap(), b"a data key of the vault");
+    // Encrypt alone would not tell the material, and a rotation would never be seen.
+    let first = sealed.version.clone().unwrap();
+    cloud.rotate(key.address());
+    assert_ne!(vault.wrap_bytes(b"x").await.result.unwrap().version.unwrap(), first);
     let probes = kms.wrap_key(&key).await.result.unwrap();
     assert_ne!(probes.sealed_with, sealed.sealed_with);
     let other = AwsVaultKey::new(Arc::clone(&kms), Arc::new(target(&cloud.create_key("us-east-1", OURS))));
@@ -317,4 +321,41 @@ async fn the_owners_own_kill_switches_are_told_apart() {
     key.assume_role = None;
     cloud.expire(ACCESS_KEY);
     assert_eq!(seen(&key).await, Some((FailureKind::Credentials, false)));
+}
+
+#[tokio::test]
+async fn rotations_are_read_by_the_reader_role_or_as_ourselves_and_never_across_accounts() {
+    let aws = FakeAws::start().await;
+    let kms = adapter(aws.url(), REGION, ACCESS_KEY, "secret", &[OURS]).await;
+    let (ours, theirs) = (aws.create_key(REGION, OURS), aws.create_key(REGION, CUSTOMER));
+    for arn in [&ours, &theirs] {
+        aws.enable_rotation(arn);
+        // Three rotations are two pages.
+        for _ in 0..3 {
+            aws.advance(86_400_000);
+            aws.rotate(arn);
+        }
+    }
+    let read = kms.rotation(&target(&ours)).unwrap().await.result.unwrap();
+    let next = read.next_rotation_at.unwrap();
+    assert_eq!(next.since(read.rotated_at.unwrap()), Span::from_days(365));
+    assert!(kms.rotation(&target(&theirs)).is_none(), "another account's key without a reader role is not asked about");
+
+    let role = format!("arn:aws:iam::{CUSTOMER}:role/cmek-reader");
+    let reading = KeyTarget { reader_role: Some(role.clone()), ..target(&theirs) };
+    let refused = kms.rotation(&reading).unwrap().await.result.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Credentials, "{refused:?}");
+    aws.trust_role(&role, None);
+    let kms = adapter(aws.url(), REGION, ACCESS_KEY, "secret", &[OURS]).await;
+    assert!(kms.rotation(&reading).unwrap().await.result.unwrap().rotated_at.is_some());
+    // Our own identity would be refused, as AWS does it.
+    let foreign = adapter(aws.url(), REGION, ACCESS_KEY, "secret", &[CUSTOMER]).await;
+    let refused = foreign.rotation(&target(&theirs)).unwrap().await.result.unwrap_err();
+    assert!([FailureKind::AccessDenied, FailureKind::Credentials].contains(&refused.kind), "{refused:?}");
+
+    let facts = kms.describe_key(&target(&ours)).await.result.unwrap();
+    assert_eq!(facts.rotation, cmek_watchdog::kms::RotationFact::NotObservable, "describe alone does not tell");
+    let imported = aws.create_imported_key(REGION, OURS);
+    let facts = kms.describe_key(&target(&imported)).await.result.unwrap();
+    assert_eq!(facts.rotation, cmek_watchdog::kms::RotationFact::NotApplicable);
 }

@@ -24,7 +24,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use azure_cloud::{Action, AzureCloud, Kind};
 use azure_wire::{Root, THEIR_TENANT, TestNames, azure, client_secret, key};
 use cmek_watchdog::key::{KeyTarget, KeyVersion, Resource};
-use cmek_watchdog::kms::{Kms, Wrapped};
+use cmek_watchdog::kms::azure::AzureVaultKey;
+use cmek_watchdog::kms::{Kms, WrapBytes, Wrapped};
 use cmek_watchdog::time::Span;
 use cmek_watchdog::words::{FailureKind, Leg};
 use conformance::{Bench, Expect, Refusal};
@@ -171,4 +172,33 @@ async fn a_vault_with_access_policies_keeps_every_promise() {
 #[tokio::test]
 async fn a_managed_hsm_keeps_every_promise() {
     conformance::run(&bench(Kind::ManagedHsm).await).await;
+}
+
+#[tokio::test]
+async fn the_vaults_bytes_come_back_through_the_service_and_name_their_version() {
+    let host = "acme-kv.vault.azure.net";
+    let cloud = AzureCloud::start(host, THEIR_TENANT, Kind::VaultWithRbac).await;
+    let first = cloud.create_key(host, "operator");
+    let root = Root::new(cloud.ca_pem());
+    let names = TestNames { all: Some(cloud.addr()), ..TestNames::default() };
+    let kms = Arc::new(azure(&root, client_secret(), names, Span::from_secs(20)));
+    let target = KeyTarget { tenant: Some(THEIR_TENANT.to_owned()), ..key(&format!("https://{host}/keys/operator")) };
+    let vault = AzureVaultKey::new(Arc::clone(&kms), Arc::new(target.clone()));
+    let wrapped = vault.wrap_bytes(b"a data key of the vault").await.result.unwrap();
+    assert_eq!(wrapped.version.as_ref().map(KeyVersion::as_str), Some(first.as_str()));
+    assert_eq!(vault.unwrap_bytes(&wrapped).await.result.unwrap(), b"a data key of the vault");
+    // Both directions were calls to the service, which opens with its own half what we sealed.
+    let algorithm = wrapped.sealed_with.strip_prefix("alg=").unwrap();
+    assert_eq!(cloud.open(host, "operator", &first, algorithm, &wrapped.bytes).unwrap(), b"a data key of the vault");
+    // After a rotation the older version still opens what it sealed, and new bytes name the new one.
+    let second = cloud.rotate(host, "operator");
+    assert_eq!(vault.unwrap_bytes(&wrapped).await.result.unwrap(), b"a data key of the vault");
+    let fresh = vault.wrap_bytes(b"x").await.result.unwrap();
+    assert_eq!(fresh.version.as_ref().map(KeyVersion::as_str), Some(second.as_str()));
+    // Whole, but other bytes: told, not handed out.
+    let altered = Wrapped { digest: [7; 32], ..wrapped.clone() };
+    let error = vault.unwrap_bytes(&altered).await.result.unwrap_err();
+    assert_eq!((error.kind, error.code.as_ref()), (FailureKind::Corrupt, "digest_mismatch"));
+    cloud.set_enabled(host, "operator", None, false);
+    assert_eq!(vault.unwrap_bytes(&fresh).await.result.unwrap_err().kind, FailureKind::Disabled);
 }

@@ -20,8 +20,8 @@ use std::time::Duration;
 use cloud::{Gcp, MACHINE, Trouble};
 use cmek_watchdog::config::{GcpCredentials, Provider, ProviderDetail};
 use cmek_watchdog::key::{KeyRef, KeyTarget, KeyVersion, ProviderId};
-use cmek_watchdog::kms::gcp::{GcpKms, GcpSetupError};
-use cmek_watchdog::kms::{Kms, Wrapped};
+use cmek_watchdog::kms::gcp::{GcpKms, GcpSetupError, GcpVaultKey};
+use cmek_watchdog::kms::{Kms, WrapBytes, Wrapped};
 use cmek_watchdog::time::Span;
 use cmek_watchdog::words::{FailureKind, Leg, ProviderKind};
 use conformance::{AfterCancel, Bench, Expect};
@@ -385,4 +385,26 @@ async fn the_audit_log_tells_of_changes_and_of_uses_only_when_switched_on() {
     assert_eq!((&payload["methodName"], &payload["status"]["code"]), (&json!("Encrypt"), &json!(9)), "{found}");
     assert_eq!(payload["requestMetadata"]["requestAttributes"]["reason"], "cmek-watchdog-probe");
     assert_eq!(list("nonsense").await["error"]["status"], "INVALID_ARGUMENT");
+}
+
+#[tokio::test]
+async fn the_vaults_bytes_come_back_and_are_no_canary() {
+    let gcp = Gcp::start().await;
+    let kms = Arc::new(adapter(&gcp, GcpCredentials::Anonymous).await);
+    let key = target(&gcp.make_key());
+    let vault = GcpVaultKey::new(Arc::clone(&kms), Arc::new(key.clone()));
+    let wrapped = vault.wrap_bytes(b"a data key of the vault").await.result.unwrap();
+    assert_eq!(vault.unwrap_bytes(&wrapped).await.result.unwrap(), b"a data key of the vault");
+    // Sealed for the vault, it does not open with the context of a probe, nor the other way round.
+    let canary = kms.wrap_key(&key).await.result.unwrap();
+    for (bytes, other) in [(&wrapped, &canary), (&canary, &wrapped)] {
+        let swapped = Wrapped { sealed_with: Arc::clone(&other.sealed_with), ..bytes.clone() };
+        assert_eq!(vault.unwrap_bytes(&swapped).await.result.unwrap_err().kind, FailureKind::Misconfigured);
+    }
+    // Whole, but other bytes: told, not handed out.
+    let altered = Wrapped { digest: [7; 32], ..wrapped.clone() };
+    let error = vault.unwrap_bytes(&altered).await.result.unwrap_err();
+    assert_eq!((error.kind, error.code.as_ref()), (FailureKind::Corrupt, "digest_mismatch"));
+    gcp.world().keys.set_state(&format!("{}/cryptoKeyVersions/1", key.address()), &json!("DISABLED")).unwrap();
+    assert_eq!(vault.unwrap_bytes(&wrapped).await.result.unwrap_err().kind, FailureKind::Disabled);
 }

@@ -19,6 +19,8 @@ mod access;
 mod gate;
 #[path = "doors/listeners.rs"]
 mod listeners;
+#[path = "doors/ofrep.rs"]
+mod ofrep;
 #[path = "doors/orders.rs"]
 mod orders;
 #[path = "doors/reads.rs"]

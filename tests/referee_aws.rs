@@ -93,6 +93,24 @@ async fn boto3_agrees_with_our_own_aws() {
 }
 
 #[tokio::test]
+async fn boto3_reads_the_rotations_of_our_own_aws() {
+    let aws = FakeAws::start().await;
+    let keys: BTreeMap<&str, String> = [("ours", "111122223333"), ("theirs", "444455556666")]
+        .into_iter()
+        .map(|(name, of)| (name, aws.create_key("us-east-2", of)))
+        .collect();
+    aws.enable_rotation(&keys["ours"]);
+    for _ in 0..5 {
+        aws.advance(86_400_000);
+        aws.rotate(&keys["ours"]);
+    }
+    let mut order = order(&aws.url(), "us-east-2", (ACCESS_KEY, "secret"), &keys);
+    order["stage"] = "rotation".into();
+    order["rotations"] = 5.into();
+    stage(&order, 5).await;
+}
+
+#[tokio::test]
 async fn boto3_agrees_with_ministack() {
     use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
     let ministack = Ministack::start().await;

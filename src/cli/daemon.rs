@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, REVOKED};
 use super::show::{self, Shown, row, table};
-use super::{BrakeAct, Command, KeyAct, ReceiversAct, VersionAct};
+use super::{BrakeAct, Command, KeyAct, ReceiversAct, VaultAct, VersionAct};
 use crate::config::load::{self, LoadError};
 use crate::http::client::{self, ClientError, segment};
 use crate::http::socket;
@@ -59,6 +59,12 @@ pub async fn ask(config: &Path, command: &Command) -> Result<Shown, CliError> {
         Command::Brake { .. } => {
             let released = body.get("released").and_then(Value::as_u64).unwrap_or(0);
             Ok(Shown::good(body, format!("{}: {released}\n", request.done)))
+        }
+        Command::Vault { act: VaultAct::Status } => Ok(shown_vault(body)),
+        Command::Vault { act: VaultAct::Rewrap { .. } } => {
+            let (failed, left) = (number(&body, "failed"), number(&body, "left"));
+            let text = format!("{}: {}, failed {failed}, left {left}\n", request.done, number(&body, "rewrapped"));
+            Ok(Shown::good(body, text))
         }
         _ => Ok(Shown::good(body, format!("{}\n", request.done))),
     }
@@ -117,6 +123,12 @@ fn request(command: &Command) -> Result<Request, CliError> {
             let path = format!("/v1/keys/{}/retire", segment(key));
             post(path, Some(json!({ "reason": why.reason })), NO_CHANGE, format!("key {key} is retired"))
         }
+        Command::Vault { act: VaultAct::Status } => {
+            Request { method: Method::GET, path: "/v1/vault".to_owned(), body: None, otherwise: "", done: String::new() }
+        }
+        Command::Vault { act: VaultAct::Rewrap { all } } => {
+            post(format!("/v1/vault/rewrap?all={all}"), None, NO_CHANGE, "data keys wrapped anew".to_owned())
+        }
         Command::Receivers { act: ReceiversAct::Test { name } } => post(
             format!("/v1/receivers/{}/test", segment(name)),
             None,
@@ -141,6 +153,19 @@ fn items<'v>(value: &'v Value, name: &str) -> &'v [Value] {
 
 fn is(value: &Value, name: &str) -> bool {
     value.get(name).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn shown_vault(body: Value) -> Shown {
+    let mut out = format!("the vault is {}\n", if is(&body, "readable") { "readable" } else { "NOT READABLE" });
+    for key in items(&body, "keys") {
+        let health = if is(key, "healthy") { "works" } else { text(key, "failure_kind") };
+        out.push_str(&table("  ", &[row(&[text(key, "role"), text(key, "provider"), text(key, "key"), health, text(key, "since")])]));
+    }
+    let part = |name: &str| body.get(name).cloned().unwrap_or_default();
+    let (counts, keys) = (part("counts"), part("data_keys"));
+    out.push_str(&format!("  {} records, {} preservations\n", number(&counts, "records"), number(&counts, "preservations")));
+    out.push_str(&format!("  {} data keys, {} to wrap anew\n", number(&keys, "all"), number(&keys, "to_rewrap")));
+    Shown::good(body, out)
 }
 
 fn shown_workspace(body: Value) -> Shown {

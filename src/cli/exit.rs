@@ -125,7 +125,7 @@ fn slug(body: &Value) -> Option<&str> {
 fn of_problem(status: u16, slug: Option<&str>) -> u8 {
     match slug.unwrap_or_default() {
         "unknown_key" | "unknown_workspace" | "unknown_provider" | "unknown_version" | "unknown_receiver" | "not_found" => UNKNOWN,
-        "not_proven" | "key_locks" | "not_engaged" | "file_managed" => REFUSED,
+        "not_proven" | "key_locks" | "not_engaged" | "file_managed" | "current_version" => REFUSED,
         "invalid" => USAGE,
         "store_unavailable" => STORE,
         "bad_configuration" => CONFIG,
@@ -176,6 +176,7 @@ mod tests {
             ("not_proven", 77),
             ("key_locks", 77),
             ("not_engaged", 77),
+            ("current_version", 77),
             ("file_managed", 77),
             ("invalid", 2),
             ("store_unavailable", 74),

@@ -143,6 +143,7 @@ impl Looker {
             current: None,
             older: Vec::new(),
             missing: Vec::new(),
+            rotation: true,
             deadline: CONTROL_TIMEOUT.times(3),
             call_timeout: CONTROL_TIMEOUT,
         };
@@ -179,6 +180,7 @@ fn plan(key: &Key, known: &[CanaryRow], policy: &Policy) -> Plan {
         current: newest.map(|row| row.wrapped.clone()),
         older,
         missing: Vec::new(),
+        rotation: true,
         deadline: policy.call_timeout.times(calls),
         call_timeout: policy.call_timeout,
     }
@@ -261,6 +263,7 @@ fn base(config: &Config, key: &Key, now: Now) -> KeyView {
             Source::File => "file".to_owned(),
             Source::Api => "api".to_owned(),
         },
+        refused: None,
         rotations: 0,
     }
 }
@@ -343,6 +346,8 @@ fn facts(evidence: &Evidence) -> FactsView {
         multi_region: facts.multi_region,
         resolved: facts.resolved.as_ref().map(ToString::to_string),
         current_version: facts.current_version.clone(),
+        rotation: facts.rotation,
+        versions_truncated: facts.versions_truncated,
     }
 }
 

@@ -2,29 +2,31 @@
 //! From the raw file to the validated configuration: every fault with file, line, column and field,
 //! as many as can be found in one run. It must never read a file; `keys_from` files come in as texts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::raw;
 use super::sheet::Sheet;
-use super::{Brake, Config, GateConfig, Heartbeat, Needs, Server, StoreConfig, StoreUrl, Tls, Token, UnknownWorkspace, WhenLost, values};
-use crate::gate::Features;
-use crate::key::WorkspaceId;
+use super::{Brake, Config, GateConfig, Heartbeat, Server, StoreConfig, StoreUrl, Tls, Token, UnknownWorkspace, WhenLost, values};
 use crate::time::Span;
-use crate::words::{FeatureClass, Role};
+use crate::words::Role;
 
 mod budget;
+mod features;
 mod gather;
 mod keys;
 mod notices;
 mod policies;
 mod providers;
+mod registered;
 mod vault;
 
 pub use super::sheet::{ConfigError, Place, Warning};
+pub use features::{WORKSPACE_USABLE, features_from};
 pub use gather::{KeysFile, Row, Rows};
 pub use keys::{Fault, key_of, reference};
+pub use registered::{Registered, register, take_in};
 
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     "server",
     "store",
     "gate",
@@ -34,6 +36,7 @@ const TABLES: [&str; 18] = [
     "policies",
     "brake",
     "features",
+    "features_from",
     "keys",
     "keys_from",
     "workspaces",
@@ -54,7 +57,8 @@ pub fn keys_from(text: &str) -> Vec<String> {
 }
 
 /// Checks a configuration text. `file` is what errors call it, `base_dir` what relative paths are
-/// joined with, `keys_files` the files that the patterns of [`keys_from`] led to, in their order.
+/// joined with, `keys_files` the files that [`features_from`] and the patterns of [`keys_from`] led
+/// to, in their order.
 ///
 /// # Errors
 /// Everything found wrong, in the order of the file.
@@ -74,7 +78,7 @@ pub fn parse(text: &str, file: &str, base_dir: &str, keys_files: &[KeysFile]) ->
 }
 
 fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
-    let providers = providers::providers(sheet);
+    let (providers, credentials_expire_at) = providers::providers(sheet);
     let policies = policies::policies(sheet);
     for element in sheet.elements("keys_from") {
         if let Some(raw) = sheet.read::<raw::KeysFrom>(&element) {
@@ -82,7 +86,8 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         }
     }
     let keys = gather::keys(sheet, &providers, &policies, keys_files);
-    let workspaces = workspaces(sheet, &keys);
+    let features = features::features(sheet, keys_files);
+    let (workspaces, workspace_features) = features::workspaces(sheet, &keys, &features);
     let (operator_key, recovery_key) = vault::vault(sheet, &providers, &keys);
     let receivers = notices::receivers(sheet);
     let routes = notices::routes(sheet, &receivers, &providers);
@@ -97,7 +102,8 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         operator_key,
         recovery_key,
         brake: brake(sheet),
-        features: features(sheet),
+        features,
+        workspace_features,
         workspaces,
         audit: notices::audit(sheet, &providers),
         reports: notices::reports(sheet, &receivers),
@@ -109,6 +115,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         },
         heartbeat: heartbeat(sheet),
         providers,
+        credentials_expire_at,
         policies,
         keys,
     };
@@ -250,54 +257,6 @@ fn brake(sheet: &mut Sheet<'_>) -> Brake {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is within 0 and 1")]
 fn permille(share: f64) -> u32 {
     ((share * 1000.0).round() as u32).max(1)
-}
-
-/// The five features of the contract unless the file has a table of its own. Safety metadata is
-/// always among them and always readable, whatever the file says of other features.
-fn features(sheet: &mut Sheet<'_>) -> Features {
-    let classes: Vec<(&str, FeatureClass)> = FeatureClass::ALL.iter().map(|class| (class.as_str(), *class)).collect();
-    let mut features = BTreeMap::from([("safety_metadata".to_owned(), FeatureClass::SafetyMetadata)]);
-    let entries = sheet.entries("features");
-    if entries.is_empty() {
-        for (name, class) in [
-            ("messages", FeatureClass::Content),
-            ("files", FeatureClass::Content),
-            ("batch", FeatureClass::Write),
-            ("models", FeatureClass::Control),
-        ] {
-            features.insert(name.to_owned(), class);
-        }
-    }
-    for (name, value) in entries {
-        sheet.label(&name);
-        let Some(raw) = sheet.read::<raw::Feature>(&value) else { continue };
-        let Some(class) = sheet.choice(&raw.class, &classes) else { continue };
-        if name.get_ref() == "safety_metadata" && class != FeatureClass::SafetyMetadata {
-            sheet.error(raw.class.span(), "safety metadata stays readable in every state: its class is safety_metadata");
-        }
-        features.insert(name.into_inner(), class);
-    }
-    Features(features)
-}
-
-/// Every workspace that a key names, and what `[[workspaces]]` says of it.
-fn workspaces(sheet: &mut Sheet<'_>, keys: &BTreeMap<crate::key::KeyId, super::Key>) -> BTreeMap<WorkspaceId, Needs> {
-    let mut known: BTreeMap<WorkspaceId, Needs> =
-        keys.values().flat_map(|key| key.workspaces.iter().cloned()).map(|id| (id, Needs::All)).collect();
-    let mut seen = BTreeSet::new();
-    for element in sheet.elements("workspaces") {
-        let Some(raw) = sheet.read::<raw::Workspace>(&element) else { continue };
-        let needs = raw.needs.as_ref().and_then(|text| sheet.choice(text, &[("all", Needs::All), ("any", Needs::Any)]));
-        let Some(id) = sheet.name::<WorkspaceId>(&raw.id) else { continue };
-        if !seen.insert(id.clone()) {
-            sheet.error(raw.id.span(), format!("workspace `{id}` is here twice"));
-        }
-        if !known.contains_key(&id) {
-            sheet.warn(&raw.id.span(), format!("no key of the configuration names workspace `{id}`"));
-        }
-        known.insert(id, needs.unwrap_or(Needs::All));
-    }
-    known
 }
 
 fn heartbeat(sheet: &mut Sheet<'_>) -> Heartbeat {

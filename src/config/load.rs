@@ -112,12 +112,25 @@ pub fn run_dir(path: &Path) -> Option<PathBuf> {
 pub fn from_text(text: &str, file: &str, base_dir: &str) -> Result<Loaded, LoadError> {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
-    let (main, files) = match text.strip_prefix(BUNDLE) {
-        Some(rest) => unbundle(rest).ok_or(LoadError { faults: vec![Fault::Bundle] })?,
-        None => (text.to_owned(), keys_from_files(text, file, base_dir, &mut faults, &mut warnings)),
+    // A file of features, if there is one, is the first.
+    let (main, features, files) = match text.strip_prefix(BUNDLE) {
+        Some(rest) => {
+            let (main, files) = unbundle(rest).ok_or(LoadError { faults: vec![Fault::Bundle] })?;
+            (main.clone(), usize::from(check::features_from(&main).is_some()), files)
+        }
+        None => {
+            let mut files = features_file(text, base_dir, &mut faults);
+            let features = files.len();
+            files.extend(keys_from_files(text, file, base_dir, &mut faults, &mut warnings));
+            (text.to_owned(), features, files)
+        }
     };
     let mut keys_files = Vec::new();
-    for (name, text) in &files {
+    for (index, (name, text)) in files.iter().enumerate() {
+        if index < features {
+            keys_files.push(KeysFile { name: name.clone(), rows: Rows::Features(text.clone()) });
+            continue;
+        }
         match keys_file(name, text) {
             Ok(keys_file) => keys_files.push(keys_file),
             Err(fault) => faults.push(fault),
@@ -133,6 +146,19 @@ pub fn from_text(text: &str, file: &str, base_dir: &str) -> Result<Loaded, LoadE
         Err(errors) => {
             faults.extend(errors.into_iter().map(Fault::Config));
             Err(LoadError { faults })
+        }
+    }
+}
+
+/// Name and text of the file behind `features_from`.
+fn features_file(text: &str, base_dir: &str, faults: &mut Vec<Fault>) -> Vec<(String, String)> {
+    let Some(named) = check::features_from(text) else { return Vec::new() };
+    let path = Path::new(base_dir).join(named);
+    match read(&path) {
+        Ok(text) => vec![(path.to_string_lossy().into_owned(), text)],
+        Err(fault) => {
+            faults.push(fault);
+            Vec::new()
         }
     }
 }

@@ -93,6 +93,7 @@ pub struct AwsProvider {
     pub region: Text,
     pub endpoint: Option<Text>,
     pub assume_role: Option<AssumeRole>,
+    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]
@@ -114,6 +115,7 @@ pub struct GcpProvider {
     pub endpoint: Option<Text>,
     pub credentials: Option<Text>,
     pub project_number: Option<Text>,
+    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]
@@ -129,6 +131,7 @@ pub struct AzureProvider {
     pub ca_file: Option<Text>,
     pub verify_challenge_resource: Option<bool>,
     pub host_suffixes: Option<Spanned<Vec<Text>>>,
+    pub credentials_expire_at: Option<Text>,
     pub control_key: Option<Text>,
     pub calls_per_second: Option<Int>,
     #[serde(default)]
@@ -225,7 +228,7 @@ pub struct Feature {
 
 /// A key as a person, a row of a file or a caller of the API writes it. The texts have no place:
 /// a fault names its field, and the place is looked up where there is one.
-#[derive(Clone, PartialEq, Eq, Deserialize, Default)]
+#[derive(Clone, PartialEq, Eq, Deserialize, serde::Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
     pub id: String,
@@ -269,6 +272,8 @@ pub struct KeysFrom {
 pub struct Workspace {
     pub id: Text,
     pub needs: Option<Text>,
+    #[serde(default)]
+    pub features: BTreeMap<Text, Feature>,
 }
 
 #[derive(Deserialize)]

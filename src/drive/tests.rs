@@ -76,6 +76,7 @@ fn plan() -> Plan {
         current: None,
         older: vec![],
         missing: Vec::new(),
+        rotation: false,
         deadline: Span::from_secs(30),
         call_timeout: Span::from_secs(10),
     }

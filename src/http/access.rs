@@ -56,6 +56,22 @@ impl FromRequestParts<Doors> for Operator {
     }
 }
 
+/// May read and write safety metadata; `actor` goes into the journal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Safety {
+    pub actor: String,
+}
+
+impl FromRequestParts<Doors> for Safety {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, Problem> {
+        let asking = Asking::of(parts, &parts.headers);
+        let config = doors.app.config.load();
+        let judged = asking.safety(&config.server).map_err(|refused| refused.told(&doors.app.metrics, asking))?;
+        Ok(Self { actor: judged })
+    }
+}
+
 /// What is known of a request before anything of it is believed.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking<'a> {
@@ -103,6 +119,16 @@ impl<'a> Asking<'a> {
             Role::Operate if server.insecure_loopback => self.insecure(server).map(|()| "loopback".to_owned()),
             Role::Operate | Role::Safety | Role::Hint => Err(Refused::OperateNeedsToken),
         }
+    }
+
+    /// Only a token of role `safety`, at every door: whoever operates the daemon, by the control socket
+    /// or without a token on loopback, is not thereby a reader of safety metadata.
+    fn safety(self, server: &Server) -> Result<String, Refused> {
+        let is_socket = matches!(self.peer, Some(Peer::Socket { .. }));
+        if server.tokens.is_empty() || (is_socket && !self.headers.contains_key(header::AUTHORIZATION)) {
+            return Err(Refused::WrongRole(Role::Safety));
+        }
+        self.bearer(&server.tokens, Role::Safety).map(|token| token.name.clone())
     }
 
     /// Finds the token by its digest. Every token is compared, each in constant time.

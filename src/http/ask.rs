@@ -62,6 +62,7 @@ fn told(doors: &Doors, reply: Reply) -> Response {
         Reply::Done => (StatusCode::OK, Json(serde_json::json!({ "done": true }))).into_response(),
         Reply::Workspace(view) => workspaces::answer(doors, &view),
         Reply::Key(view) => Json(&*view).into_response(),
+        Reply::Registered(view) => (StatusCode::CREATED, Json(&*view)).into_response(),
         Reply::Released(count) => Json(serde_json::json!({ "released": count })).into_response(),
     }
 }

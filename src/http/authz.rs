@@ -55,7 +55,7 @@ fn judge(app: &App, config: &Config, headers: &HeaderMap, now: Mono) -> Response
         app.metrics.gate_decision(GateResult::CannotTell);
         return Problem::starting().into_response();
     };
-    let (class, known) = config.features.class(asked.feature);
+    let (class, known) = config.features_of(asked.workspace).class(asked.feature);
     if !known {
         app.metrics.unknown_feature();
     }

@@ -102,16 +102,25 @@ pub struct Body<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<Doors> for Body<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, doors: &Doors) -> Result<Self, Problem> {
-        let json = is_json(request.headers());
-        let path = request.uri().path().to_owned();
-        let bytes = bytes(request, doors).await?;
-        if !json {
-            doors.refused(RefusedReason::MediaType, &path);
-            let detail = "the body must be application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-        }
+        let bytes = json_bytes(request, doors).await?;
         serde_json::from_slice(&bytes).map(Self).map_err(|error| Problem::invalid(format!("the body cannot be used: {error}")))
     }
+}
+
+/// A body that is declared as JSON, unread.
+///
+/// # Errors
+/// 413 if it is too long, 415 if it is declared as something else.
+pub async fn json_bytes(request: Request, doors: &Doors) -> Result<bytes::Bytes, Problem> {
+    let json = is_json(request.headers());
+    let path = request.uri().path().to_owned();
+    let bytes = bytes(request, doors).await?;
+    if !json {
+        doors.refused(RefusedReason::MediaType, &path);
+        let detail = "the body must be application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    Ok(bytes)
 }
 
 /// No body, or one that is ignored as long as it is small: for orders that need no words.

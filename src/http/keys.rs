@@ -72,7 +72,7 @@ pub async fn validate(
     };
     match ask(&doors, operator.actor, Action::Validate { key: key.clone() }).await? {
         Asked::Answered(Ok(Reply::Key(view))) => Ok(validated(&view, failure(&view))),
-        Asked::Answered(Ok(Reply::Done | Reply::Workspace(_) | Reply::Released(_))) => published(&doors, &key, None),
+        Asked::Answered(Ok(Reply::Done | Reply::Workspace(_) | Reply::Released(_) | Reply::Registered(_))) => published(&doors, &key, None),
         Asked::Answered(Err(refusal)) if refusal.slug == RefusalSlug::Busy => {
             doors.refused(RefusedReason::TooMany, key.as_str());
             Err(too_many(&refusal.detail))

@@ -97,6 +97,7 @@ impl From<Refusal> for Problem {
             RefusalSlug::FileManaged => (StatusCode::CONFLICT, "file_managed"),
             RefusalSlug::KeyLocks => (StatusCode::CONFLICT, "key_locks"),
             RefusalSlug::NotEngaged => (StatusCode::CONFLICT, "not_engaged"),
+            RefusalSlug::CurrentVersion => (StatusCode::CONFLICT, "current_version"),
             RefusalSlug::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             RefusalSlug::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             RefusalSlug::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),

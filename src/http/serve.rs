@@ -155,6 +155,21 @@ fn slow(house: &House, peer: Peer) {
     tracing::info!(?peer, "connection closed: no request in time");
 }
 
+/// A connection that did not end well. What could not be read as a request was refused as one.
+fn broken(house: &House, peer: Peer, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+    let reason = error.downcast_ref::<hyper::Error>().and_then(|error| match () {
+        () if error.is_parse_too_large() => Some(RefusedReason::HeadTooLarge),
+        () if error.is_parse() => Some(RefusedReason::Malformed),
+        () => None,
+    });
+    let Some(reason) = reason else {
+        tracing::debug!(?peer, error, "a connection ended early");
+        return;
+    };
+    house.metrics.http_refused(reason);
+    tracing::warn!(reason = reason.as_str(), ?peer, "request refused");
+}
+
 /// Serves one connection. The first request must have arrived `limits.header` after the opening:
 /// the head's own timer does not run while hyper still tells the versions of HTTP apart.
 async fn serve<I>(house: House, stream: I, peer: Peer, spent: Duration, watcher: Watcher, place: OwnedSemaphorePermit)
@@ -192,7 +207,7 @@ where
             }
             ended = &mut connection => {
                 if let Err(error) = ended {
-                    tracing::debug!(?peer, error, "a connection ended early");
+                    broken(&house, peer, &*error);
                 }
                 break;
             }

@@ -22,6 +22,7 @@ use crate::operate::Action;
 use crate::published::Snapshot;
 use crate::snapshot::WorkspaceView;
 use crate::time::{Now, Span, Wall};
+use crate::vault::Counts;
 use crate::words::{Access, Cause, Code, FeatureClass, Sequence};
 
 /// A page of a list.
@@ -54,6 +55,8 @@ pub struct Shown<'a> {
     pub levers: [(); 0],
     /// Who said within a day what it has applied.
     pub consumers: Vec<Consumer>,
+    /// How many records and preservations the vault holds of it; `null` without a vault.
+    pub safety: Option<Counts>,
 }
 
 /// When the snapshot was complete, and until when it may be relied on.
@@ -73,9 +76,16 @@ impl Freshness {
 
 impl<'a> Shown<'a> {
     #[must_use]
-    pub fn new(view: &'a WorkspaceView, fresh: Freshness, app: &App, now: Now) -> Self {
-        let consumers = app.acks.of(&view.workspace, app.config.load().gate.ack_within, now.mono);
-        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [], consumers }
+    pub const fn new(view: &'a WorkspaceView, fresh: Freshness) -> Self {
+        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, levers: [], consumers: Vec::new(), safety: None }
+    }
+
+    /// With the numbers of the vault, which the owner may see, and the consumers.
+    #[must_use]
+    pub fn counted(self, app: &App, now: Now) -> Self {
+        let consumers = app.acks.of(&self.view.workspace, app.config.load().gate.ack_within, now.mono);
+        let safety = app.vault.as_ref().and_then(|vault| vault.counts(&self.view.workspace));
+        Self { safety, consumers, ..self }
     }
 }
 
@@ -83,7 +93,7 @@ impl<'a> Shown<'a> {
 pub fn answer(doors: &Doors, view: &WorkspaceView) -> Response {
     let now = crate::clock::now();
     let fresh = Freshness::of(&doors.app.published.load(), &doors.app.config.load(), now);
-    Json(Shown::new(view, fresh, &doors.app, now)).into_response()
+    Json(Shown::new(view, fresh).counted(&doors.app, now)).into_response()
 }
 
 /// The snapshot once stored locks are in it.
@@ -111,13 +121,11 @@ pub async fn list(_: Reader, State(doors): State<Doors>, Filter(query): Filter<L
     let start = query.after.map_or(Bound::Unbounded, Bound::Excluded);
     let rows = snapshot.workspaces.range((start, Bound::Unbounded)).map(|(_, view)| view);
     let rows = rows.filter(|view| query.access.is_none_or(|access| view.access == access));
-    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh, &doors.app, now));
+    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh).counted(&doors.app, now));
     Ok(Json(page).into_response())
 }
 
-/// # Errors
-/// 404 for a workspace that is not known.
-pub fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<WorkspaceView>, Problem> {
+pub(super) fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<WorkspaceView>, Problem> {
     let id = workspace_id(text)?;
     snapshot.workspaces.get(&id).cloned().ok_or_else(|| Problem::unknown("unknown_workspace", "workspace", text))
 }
@@ -128,7 +136,7 @@ pub async fn one(_: Reader, State(doors): State<Doors>, Segments(ws): Segments<S
     let view = find(&snapshot, &ws)?;
     let now = crate::clock::now();
     let fresh = Freshness::of(&snapshot, &doors.app.config.load(), now);
-    Ok(Json(Shown::new(&view, fresh, &doors.app, now)).into_response())
+    Ok(Json(Shown::new(&view, fresh).counted(&doors.app, now)).into_response())
 }
 
 /// May this workspace use this feature?
@@ -156,7 +164,7 @@ pub struct FeatureAnswer {
 
 /// Answers by the same decision as the gate.
 fn judge(view: &WorkspaceView, feature: &str, snapshot: &Snapshot, config: &Config, now: Now) -> Result<FeatureAnswer, Problem> {
-    let (class, known) = config.features.class(Some(feature));
+    let (class, known) = config.features_of(view.workspace.as_str()).class(Some(feature));
     let entry = authz::entry(view);
     let fresh_at = snapshot.fresh_at.ok_or_else(Problem::starting)?;
     let ask = |write| gate::decide(&entry, class, write, fresh_at, config.gate.max_age, now.mono);

@@ -9,6 +9,7 @@ pub mod errors;
 mod facts;
 mod fault;
 mod hearing;
+mod rotation;
 pub mod vault;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use zeroize::Zeroize;
 
 use crate::config::{Provider, ProviderDetail};
 use crate::key::{KeyTarget, KeyVersion, Resource, WrapOperation};
-use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Unwrapped, Wrapped};
+use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Rotation, Unwrapped, Wrapped};
 use crate::time::{Now, Span};
 use crate::words::{FailureKind, ProviderKind};
 
@@ -275,6 +276,9 @@ impl Kms for AwsKms {
     }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>> {
         Box::pin(self.describe(key))
+    }
+    fn rotation<'a>(&'a self, key: &'a KeyTarget) -> Option<BoxFuture<'a, Answer<Rotation>>> {
+        self.rotation_reader(key).map(|reader| -> BoxFuture<'a, _> { Box::pin(self.read_rotation(key, reader)) })
     }
     fn whoami<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Box<str>>> {
         Box::pin(self.caller(key))

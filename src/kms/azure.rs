@@ -28,10 +28,12 @@ use crate::words::{FailureKind, ProviderKind};
 mod errors;
 mod facts;
 mod identity;
+mod vault;
 mod vaults;
 mod wire;
 
 pub use identity::AzureIdentity;
+pub use vault::AzureVaultKey;
 pub use vaults::{CALL_MARK, MARK};
 pub use wire::{NameFault, Names, SystemNames};
 
@@ -218,26 +220,10 @@ impl AzureKms {
     async fn wrap(&self, key: &KeyTarget, version: Option<&KeyVersion>) -> Answer<Wrapped> {
         let at_vault = AtVault::default();
         let run = async {
-            let place = Place::of(key)?;
-            let client = self.client(&place)?;
-            let mut plain = Zeroizing::new([0u8; 32]);
-            aws_lc_rs::rand::fill(plain.as_mut())
+            let mut plain = Zeroizing::new(vec![0u8; 32]);
+            aws_lc_rs::rand::fill(&mut plain)
                 .map_err(|_| Fault::Ours(KmsError::new(FailureKind::Unclassified, false, "random", "this machine gave no random bytes")))?;
-            let digest = sha256(plain.as_ref());
-            let algorithm = key.algorithm.as_deref().unwrap_or(ALGORITHM);
-            let options = KeyClientWrapKeyOptions {
-                key_version: version.map(checked_version).transpose()?,
-                method_options: method_options(&at_vault),
-            };
-            let answer = client.wrap_key(place.name, parameters(algorithm, plain.to_vec())?, Some(options)).await?;
-            let seen = Seen::of(answer.headers());
-            let model = answer.into_model()?;
-            let (Some(bytes), Some(kid)) = (model.result, model.kid) else {
-                return Err(undecodable("the answer to wrapKey has no value or no key identifier"));
-            };
-            let version = facts::version_of(&kid).ok_or_else(|| undecodable("the key identifier in the answer names no version"))?;
-            let sealed_with = format!("{SEALED_WITH}{algorithm}").into();
-            Ok((Wrapped { bytes: bytes.into(), digest, version: Some(version), sealed_with }, seen))
+            self.seal(key, version, plain, &at_vault).await
         };
         self.timed(Asked::Data, key, at_vault.clone(), run).await
     }
@@ -245,25 +231,54 @@ impl AzureKms {
     async fn unwrap(&self, key: &KeyTarget, wrapped: &Wrapped) -> Answer<Unwrapped> {
         let at_vault = AtVault::default();
         let run = async {
-            let place = Place::of(key)?;
-            let algorithm = wrapped
-                .sealed_with
-                .strip_prefix(SEALED_WITH)
-                .ok_or_else(|| ours("sealed_with", &format!("`{}` names no algorithm", wrapped.sealed_with)))?;
-            let version = wrapped.version.as_ref().map(checked_version).transpose()?.unwrap_or_default();
-            let client = self.client(&place)?;
-            let options = KeyClientUnwrapKeyOptions { method_options: method_options(&at_vault) };
-            let answer = client.unwrap_key(place.name, &version, parameters(algorithm, wrapped.bytes.to_vec())?, Some(options)).await?;
-            let seen = Seen::of(answer.headers());
-            let mut model = answer.into_model()?;
-            let Some(plain) = model.result.as_mut() else {
-                return Err(undecodable("the answer to unwrapKey has no value"));
-            };
-            let digest = sha256(plain);
+            let ((mut plain, version), seen) = self.open(key, wrapped, &at_vault).await?;
+            let digest = sha256(&plain);
             plain.zeroize();
-            Ok((Unwrapped { digest, version: model.kid.as_deref().and_then(facts::version_of) }, seen))
+            Ok((Unwrapped { digest, version }, seen))
         };
         self.timed(Asked::Data, key, at_vault.clone(), run).await
+    }
+
+    async fn seal(
+        &self,
+        key: &KeyTarget,
+        version: Option<&KeyVersion>,
+        plain: Zeroizing<Vec<u8>>,
+        at_vault: &AtVault,
+    ) -> Result<(Wrapped, Seen), Fault> {
+        let place = Place::of(key)?;
+        let client = self.client(&place)?;
+        let digest = sha256(&plain);
+        let algorithm = key.algorithm.as_deref().unwrap_or(ALGORITHM);
+        let options =
+            KeyClientWrapKeyOptions { key_version: version.map(checked_version).transpose()?, method_options: method_options(at_vault) };
+        let answer = client.wrap_key(place.name, parameters(algorithm, plain.to_vec())?, Some(options)).await?;
+        let seen = Seen::of(answer.headers());
+        let model = answer.into_model()?;
+        let (Some(bytes), Some(kid)) = (model.result, model.kid) else {
+            return Err(undecodable("the answer to wrapKey has no value or no key identifier"));
+        };
+        let version = facts::version_of(&kid).ok_or_else(|| undecodable("the key identifier in the answer names no version"))?;
+        let sealed_with = format!("{SEALED_WITH}{algorithm}").into();
+        Ok((Wrapped { bytes: bytes.into(), digest, version: Some(version), sealed_with }, seen))
+    }
+
+    async fn open(&self, key: &KeyTarget, wrapped: &Wrapped, at_vault: &AtVault) -> Result<((Vec<u8>, Option<KeyVersion>), Seen), Fault> {
+        let place = Place::of(key)?;
+        let algorithm = wrapped
+            .sealed_with
+            .strip_prefix(SEALED_WITH)
+            .ok_or_else(|| ours("sealed_with", &format!("`{}` names no algorithm", wrapped.sealed_with)))?;
+        let version = wrapped.version.as_ref().map(checked_version).transpose()?.unwrap_or_default();
+        let client = self.client(&place)?;
+        let options = KeyClientUnwrapKeyOptions { method_options: method_options(at_vault) };
+        let answer = client.unwrap_key(place.name, &version, parameters(algorithm, wrapped.bytes.to_vec())?, Some(options)).await?;
+        let seen = Seen::of(answer.headers());
+        let model = answer.into_model()?;
+        let Some(plain) = model.result else {
+            return Err(undecodable("the answer to unwrapKey has no value"));
+        };
+        Ok(((plain, model.kid.as_deref().and_then(facts::version_of)), seen))
     }
 
     async fn describe(&self, key: &KeyTarget) -> Answer<KeyFacts> {

@@ -9,6 +9,7 @@ pub mod errors;
 mod facts;
 mod identity;
 mod session;
+mod vault;
 mod wire;
 
 use std::future::Future;
@@ -20,6 +21,7 @@ use google_cloud_kms_v1::model::{CryptoKeyVersion, DecryptResponse, EncryptRespo
 use zeroize::{Zeroize, Zeroizing};
 
 pub use identity::GcpSetupError;
+pub use vault::GcpVaultKey;
 
 use self::errors::OurProjects;
 use self::session::{Session, Sessions};
@@ -126,13 +128,24 @@ impl GcpKms {
     }
 
     async fn wrap(&self, key: &KeyTarget, name: String, stage: &Stage) -> Result<Wrapped, Failed> {
-        let session = self.session(key, stage).await?;
         let mut plain = Zeroizing::new(vec![0_u8; 32]);
         if aws_lc_rs::rand::fill(&mut plain).is_err() {
             return Err(KmsError::new(FailureKind::Unclassified, false, "random", "no random bytes from the system").into());
         }
+        self.seal(key, name, plain, aad_of(key, MARK), stage).await
+    }
+
+    async fn unwrap(&self, key: &KeyTarget, wrapped: &Wrapped, stage: &Stage) -> Result<Unwrapped, Failed> {
+        let opened = self.open(key, wrapped, stage).await?;
+        let digest = digest_of(&opened, wrapped);
+        wipe(opened.plaintext);
+        // Decrypt does not tell the version. The canary knows under which it was sealed.
+        Ok(Unwrapped { digest: digest?, version: wrapped.version.clone() })
+    }
+
+    async fn seal(&self, key: &KeyTarget, name: String, plain: Zeroizing<Vec<u8>>, aad: String, stage: &Stage) -> Result<Wrapped, Failed> {
+        let session = self.session(key, stage).await?;
         let (digest, checksum) = (sha256(&plain), crc(&plain));
-        let aad = aad_of(key);
         let call = session.client.encrypt().set_name(name).set_plaintext_crc32c(checksum);
         // The owner wipes our copy; what the HTTP library encodes from it is beyond reach.
         let call = call.set_plaintext(Bytes::from_owner(plain)).set_additional_authenticated_data_crc32c(crc(aad.as_bytes()));
@@ -143,32 +156,29 @@ impl GcpKms {
         Ok(Wrapped { bytes: sealed.ciphertext.as_ref().into(), digest, version, sealed_with: aad.into() })
     }
 
-    async fn unwrap(&self, key: &KeyTarget, wrapped: &Wrapped, stage: &Stage) -> Result<Unwrapped, Failed> {
+    async fn open(&self, key: &KeyTarget, wrapped: &Wrapped, stage: &Stage) -> Result<DecryptResponse, Failed> {
         let session = self.session(key, stage).await?;
         let aad = wrapped.sealed_with.as_bytes();
         let call = session.client.decrypt().set_name(key.address()).set_ciphertext_crc32c(crc(&wrapped.bytes));
         let call = call.set_ciphertext(Bytes::copy_from_slice(&wrapped.bytes)).set_additional_authenticated_data_crc32c(crc(aad));
         let call = call.set_additional_authenticated_data(Bytes::copy_from_slice(aad)).with_user_agent(USER_AGENT);
-        let opened = call.send().await.map_err(|error| failed(&error, &self.ours))?;
-        let digest = digest_of(opened, wrapped)?;
-        // Decrypt does not tell the version. The canary knows under which it was sealed.
-        Ok(Unwrapped { digest, version: wrapped.version.clone() })
+        call.send().await.map_err(|error| failed(&error, &self.ours))
     }
 
     async fn describe(&self, key: &KeyTarget, stage: &Stage) -> Result<KeyFacts, Failed> {
         let session = self.session(key, stage).await?;
         let call = session.client.get_crypto_key().set_name(key.address()).with_user_agent(USER_AGENT);
         let found = call.send().await.map_err(|error| failed(&error, &self.ours))?;
-        let versions = match self.list(&session, key).await {
+        let (versions, versions_truncated) = match self.list(&session, key).await {
             Ok(versions) => versions,
             // The right to list is another one than the right to get: the primary is known without.
-            Err(refused) if refused.error.kind == FailureKind::AccessDenied => Vec::new(),
+            Err(refused) if refused.error.kind == FailureKind::AccessDenied => (Vec::new(), false),
             Err(other) => return Err(other),
         };
-        Ok(facts::facts(key.address(), &found, versions))
+        Ok(KeyFacts { versions_truncated, ..facts::facts(key.address(), &found, versions) })
     }
 
-    async fn list(&self, session: &Session, key: &KeyTarget) -> Result<Vec<CryptoKeyVersion>, Failed> {
+    async fn list(&self, session: &Session, key: &KeyTarget) -> Result<(Vec<CryptoKeyVersion>, bool), Failed> {
         let (mut versions, mut token) = (Vec::new(), String::new());
         for _ in 0..PAGES {
             let call = session.client.list_crypto_key_versions().set_parent(key.address()).set_page_size(PAGE);
@@ -177,11 +187,11 @@ impl GcpKms {
             versions.extend(page.crypto_key_versions);
             token = page.next_page_token;
             if token.is_empty() {
-                return Ok(versions);
+                return Ok((versions, false));
             }
         }
         tracing::warn!(key = key.address(), listed = versions.len(), "key has more versions than are looked at");
-        Ok(versions)
+        Ok((versions, true))
     }
 
     async fn name(&self, key: &KeyTarget, stage: &Stage) -> Result<Box<str>, Failed> {
@@ -235,11 +245,11 @@ fn crc(bytes: &[u8]) -> i64 {
 
 /// What is bound into a canary: the key's own text, or our mark and the encryption context. Encoded
 /// as a form, so that no two contexts give the same bytes; the map keeps its keys in order.
-fn aad_of(key: &KeyTarget) -> String {
+fn aad_of(key: &KeyTarget, mark: &str) -> String {
     if let Some(own) = &key.additional_authenticated_data {
         return own.clone();
     }
-    let mark = key.encryption_context.get("purpose").map_or(MARK, String::as_str);
+    let mark = key.encryption_context.get("purpose").map_or(mark, String::as_str);
     let others = key.encryption_context.iter().filter(|(name, _)| *name != "purpose");
     url::form_urlencoded::Serializer::new(String::new()).append_pair("purpose", mark).extend_pairs(others).finish()
 }
@@ -265,13 +275,16 @@ fn check_sealed(sealed: &EncryptResponse) -> Result<(), Failed> {
 
 /// The digest of what came out. The canary's own digest is the stronger proof: with it met, the
 /// checksum adds nothing; with it missed, the checksum tells damage on the way from other bytes.
-fn digest_of(opened: DecryptResponse, wrapped: &Wrapped) -> Result<[u8; 32], Failed> {
+fn digest_of(opened: &DecryptResponse, wrapped: &Wrapped) -> Result<[u8; 32], Failed> {
     let digest = sha256(&opened.plaintext);
     let whole = opened.plaintext_crc32c == Some(crc(&opened.plaintext));
-    if let Ok(mut plain) = opened.plaintext.try_into_mut() {
+    if digest == wrapped.digest || whole { Ok(digest) } else { Err(damaged("the plaintext does not match its checksum")) }
+}
+
+fn wipe(plain: Bytes) {
+    if let Ok(mut plain) = plain.try_into_mut() {
         plain.as_mut().zeroize();
     }
-    if digest == wrapped.digest || whole { Ok(digest) } else { Err(damaged("the plaintext does not match its checksum")) }
 }
 
 #[cfg(test)]

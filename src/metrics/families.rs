@@ -160,6 +160,8 @@ fn providers(text: &mut Text, snapshot: &Snapshot) {
     each(&mut text.family("cmek_credentials_failing", Kind::Gauge, "Whether our own identity is refused."), |p| {
         Some(f64::from(u8::from(p.credentials_failing)))
     });
+    let help = "When our own secret at a provider ends, where it was written down.";
+    each(&mut text.family("cmek_own_credential_expiry_timestamp_seconds", Kind::Gauge, help), |p| p.credentials_expire_at.map(seconds));
     #[expect(clippy::cast_precision_loss, reason = "a difference of clocks in milliseconds fits")]
     let skew: fn(&crate::snapshot::ProviderView) -> Option<f64> = |p| p.clock_skew_ms.map(|ms| ms as f64 / 1000.0);
     each(&mut text.family("cmek_clock_skew_seconds", Kind::Gauge, "The provider's clock less ours."), skew);

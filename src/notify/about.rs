@@ -25,6 +25,7 @@ pub enum Topic {
     Store,
     Config,
     Missed,
+    Vault,
     /// Stands for itself: a later notice of the same type says nothing about it.
     Single,
 }
@@ -56,6 +57,7 @@ impl Topic {
             EventType::StoreDamage => Self::Store,
             EventType::ConfigReloaded | EventType::ConfigFallback => Self::Config,
             EventType::ProbeMissedWindow => Self::Missed,
+            EventType::VaultOperatorKey | EventType::VaultKeysGood => Self::Vault,
             EventType::KeyRotated
             | EventType::KeyRotationOverdue
             | EventType::KeySubstituted
@@ -63,6 +65,7 @@ impl Topic {
             | EventType::OperatorAction
             | EventType::ClockStepped
             | EventType::DaemonStarted
+            | EventType::SafetyPreserved
             | EventType::Digest => Self::Single,
         }
     }
@@ -87,6 +90,7 @@ impl Topic {
             Self::Store => "store",
             Self::Config => "config",
             Self::Missed => "missed",
+            Self::Vault => "vault",
             Self::Single => "single",
         }
     }
@@ -119,6 +123,7 @@ impl Topic {
             Self::Store => &[EventType::StoreDamage],
             Self::Config => &[EventType::ConfigFallback],
             Self::Missed => &[EventType::ProbeMissedWindow],
+            Self::Vault => &[EventType::VaultOperatorKey],
             Self::Single => &[],
         }
     }
@@ -144,6 +149,7 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::ProviderCredentials
         | EventType::ProviderWitnessBroken
         | EventType::ConfigFallback
+        | EventType::VaultOperatorKey
         | EventType::StoreDamage => Severity::Critical,
         EventType::KeySuspect
         | EventType::KeyImpaired
@@ -171,6 +177,8 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::OperatorAction
         | EventType::DaemonStarted
         | EventType::ConfigReloaded
+        | EventType::SafetyPreserved
+        | EventType::VaultKeysGood
         | EventType::Digest => Severity::Info,
     }
 }
@@ -236,7 +244,7 @@ impl About {
             // One version lost says nothing about another.
             Topic::Version => return None,
             Topic::Brake | Topic::Credentials | Topic::Reach | Topic::Witness => (None, notice.provider.clone(), Vec::new()),
-            Topic::Store | Topic::Config => (notice.key.clone(), None, Vec::new()),
+            Topic::Store | Topic::Config | Topic::Vault => (notice.key.clone(), None, Vec::new()),
         };
         Some(Self { topic, drill: notice.drill, key, provider, workspaces })
     }

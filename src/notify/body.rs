@@ -121,6 +121,9 @@ impl Topic {
             | EventType::StoreDamage
             | EventType::OverrideStarted
             | EventType::OverrideEnded
+            | EventType::SafetyPreserved
+            | EventType::VaultOperatorKey
+            | EventType::VaultKeysGood
             | EventType::Digest => None,
         }
     }

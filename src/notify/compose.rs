@@ -137,6 +137,12 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::OverrideStarted => format!("An operator holds the automatic lock by key {name} off{when}."),
         EventType::OverrideEnded => format!("The operator's hold on the automatic lock by key {name} is over."),
         EventType::Digest => format!("State of all keys{when}."),
+        EventType::SafetyPreserved => "Safety metadata was preserved.".to_owned(),
+        EventType::VaultOperatorKey => {
+            "A key of the safety vault does not wrap and unwrap. No workspace is locked for it; safety metadata may become unreadable."
+                .to_owned()
+        }
+        EventType::VaultKeysGood => "The keys of the safety vault wrap and unwrap again.".to_owned(),
     }
 }
 
@@ -307,6 +313,9 @@ const fn happened(event: EventType) -> &'static str {
         EventType::OverrideStarted => "automatic lock held off",
         EventType::OverrideEnded => "automatic lock no longer held off",
         EventType::Digest => "daily state",
+        EventType::SafetyPreserved => "safety metadata preserved",
+        EventType::VaultOperatorKey => "safety vault's key fails",
+        EventType::VaultKeysGood => "safety vault's keys work",
     }
 }
 

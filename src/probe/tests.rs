@@ -15,6 +15,7 @@ fn plan() -> Plan {
         current: Some(wrapped(9, "1")),
         older: vec![],
         missing: Vec::new(),
+        rotation: false,
         deadline: Span::from_secs(30),
         call_timeout: Span::from_secs(10),
     }
@@ -35,7 +36,7 @@ fn run(plan: Plan, mut answer: impl FnMut(&Call) -> Reply) -> (Evidence, Vec<Leg
                     Call::Unwrap(_) => Leg::Unwrap,
                     Call::UnwrapVersion(_) => Leg::UnwrapVersion,
                     Call::WrapVersion(_) => Leg::Wrap,
-                    Call::Describe => Leg::Describe,
+                    Call::Describe | Call::Rotation => Leg::Describe,
                 });
                 last = Some(answer(&call));
                 now = now.plus(Span(100));
@@ -59,6 +60,7 @@ fn good(call: &Call) -> Reply {
         Call::WrapVersion(v) => Reply::Wrap(answer(Ok(wrapped(5, v.as_str())))),
         Call::Unwrap(w) | Call::UnwrapVersion(w) => Reply::Unwrap(answer(Ok(Unwrapped { digest: w.digest, version: None }))),
         Call::Describe => Reply::Describe(answer(Ok(KeyFacts::default()))),
+        Call::Rotation => Reply::NotOffered,
     }
 }
 
@@ -170,4 +172,44 @@ fn a_version_without_a_canary_gets_one_that_was_opened_again() {
         evidence.made.is_empty() && evidence.legs.iter().all(|leg| leg.outcome != LegOutcome::Failed),
         "no finding about a version we never used"
     );
+}
+
+#[test]
+fn a_rotation_is_asked_for_only_where_describe_cannot_tell_and_its_refusal_is_no_leg() {
+    use crate::kms::{Rotation, RotationFact};
+    let facts = |rotation| KeyFacts { rotation, ..KeyFacts::default() };
+    let told = Rotation { rotated_at: Some(crate::time::Wall(1)), next_rotation_at: Some(crate::time::Wall(2)) };
+    let denied = KmsError::new(FailureKind::AccessDenied, true, "AccessDeniedException", "no");
+    for (described, answered, expected) in [
+        (RotationFact::NotObservable, Ok(told), (RotationFact::Observed, told.next_rotation_at)),
+        (RotationFact::NotObservable, Err(denied.clone()), (RotationFact::NotObservable, None)),
+        (RotationFact::NotApplicable, Ok(told), (RotationFact::NotApplicable, None)),
+    ] {
+        let mut asked = 0;
+        let mut run = ProbeRun::new(Plan { describe: true, rotation: true, ..plan() }, Now::default());
+        let mut next = run.next(None, Now::default());
+        let evidence = loop {
+            match next {
+                Next::Done(evidence) => break evidence,
+                Next::Call(call) => {
+                    let reply = match call {
+                        Call::Wrap | Call::WrapVersion(_) => Reply::Wrap(answer(Ok(wrapped(1, "2")))),
+                        Call::Unwrap(w) | Call::UnwrapVersion(w) => {
+                            Reply::Unwrap(answer(Ok(Unwrapped { digest: w.digest, version: None })))
+                        }
+                        Call::Describe => Reply::Describe(answer(Ok(facts(described)))),
+                        Call::Rotation => {
+                            asked += 1;
+                            Reply::Rotation(answer(answered.clone()))
+                        }
+                    };
+                    next = run.next(Some(reply), Now::default());
+                }
+            }
+        };
+        let found = evidence.facts.as_ref().unwrap();
+        assert_eq!((found.rotation, found.next_rotation_at), expected);
+        assert_eq!((asked == 1, evidence.rotation_asked), (described == RotationFact::NotObservable, asked == 1));
+        assert!(evidence.legs.iter().all(|leg| leg.outcome == LegOutcome::Ok), "{:?}", evidence.legs);
+    }
 }

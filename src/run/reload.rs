@@ -15,9 +15,10 @@ use crate::http::{Ask, Reload};
 use crate::kms::BoxFuture;
 use crate::metrics::Metrics;
 use crate::operate::{Action, Operation};
-use crate::providers::{Providers, receivers};
+use crate::providers::{Providers, receivers, vault_keys};
 use crate::run::Swap;
 use crate::run::effects::{KmsMap, ReceiverMap, kms_map};
+use crate::vault::desk::Vault;
 
 pub struct Reloader {
     pub path: PathBuf,
@@ -26,6 +27,7 @@ pub struct Reloader {
     pub kms: Swap<KmsMap>,
     pub receivers: Swap<ReceiverMap>,
     pub metrics: Arc<Metrics>,
+    pub vault: Arc<Vault>,
     pub last_good: LastGood,
     pub tls: Option<SharedTls>,
     pub one_at_a_time: Mutex<()>,
@@ -41,6 +43,7 @@ impl Reloader {
         let old = self.config.load_full();
         needs_restart(&old, &loaded.config)?;
         let opened = Providers::open(&loaded.config, None).await.map_err(|e| e.to_string())?;
+        let vault_keys = vault_keys(&loaded.config).await.map_err(|e| e.to_string())?;
         let receivers = receivers(&loaded.config).map_err(|e| e.to_string())?;
         let certificate = match (&self.tls, &loaded.config.server.tls) {
             (Some(shared), Some(tls)) => Some((shared, Arc::new(server_config(tls).map_err(|e| e.to_string())?))),
@@ -56,6 +59,7 @@ impl Reloader {
         if let Some((shared, certificate)) = certificate {
             shared.store(certificate);
         }
+        self.vault.set_keys(vault_keys).await;
         self.config.store(Arc::clone(&loaded.config));
         self.last_good.keep(&loaded.text);
         Ok(())
@@ -155,6 +159,8 @@ fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::operate::{Refusal, RefusalSlug};
+    use crate::store::sqlite::{Opened, Options, SqliteStore};
+    use crate::time::Span;
     use arc_swap::ArcSwap;
 
     #[tokio::test]
@@ -166,14 +172,19 @@ mod tests {
         let (asks, mut asked) = mpsc::channel::<Ask>(1);
         let loaded = load::load(&path).unwrap();
         let (kms, receivers) = (Arc::new(KmsMap::new()), Arc::new(ReceiverMap::new()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let opened = SqliteStore::open(&folder.path().join("state.db"), Options::default()).await.unwrap();
+        let Opened::Ready { store, .. } = opened else { panic!("a first start") };
+        let vault = Vault::load(store, Vec::new(), Span::from_mins(5), Arc::clone(&metrics)).await.unwrap();
         let reloader = Reloader {
+            vault,
             last_good: LastGood::beside(&path),
             path,
             asks,
             config: Arc::new(ArcSwap::new(Arc::clone(&loaded.config))),
             kms: Arc::new(ArcSwap::new(Arc::clone(&kms))),
             receivers: Arc::new(ArcSwap::new(Arc::clone(&receivers))),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics,
             tls: None,
             one_at_a_time: Mutex::new(()),
         };

@@ -22,7 +22,7 @@ use crate::http::{App, Health, Limits};
 use crate::journal::{Order, Restored, Store, StoreFault};
 use crate::metrics::Metrics;
 
-use crate::providers::{Providers, ProvidersError, ReceiversError, receivers};
+use crate::providers::{Providers, ProvidersError, ReceiversError, receivers, vault_keys};
 use crate::published::Published;
 use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::reload::{LastGood, Reloader};
@@ -30,6 +30,9 @@ use crate::run::{Handle, RunOptions, calendar, supervise};
 use crate::store::lease_keys::LeaseKeys;
 use crate::store::spool::Spool;
 use crate::store::sqlite::{LOST_AT, Opened, Options, SqliteStore};
+use crate::time::Span;
+use crate::vault::Records;
+use crate::vault::desk::{KEEP, Vault};
 use crate::watch::{Effects, Start, Watch};
 
 /// Why the daemon did not start.
@@ -119,11 +122,11 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
 
     let metrics = Arc::new(Metrics::new().map_err(Fault::runtime)?);
+    let vault = vault(&config, &store, &metrics).await?;
     metrics.config_reload(chosen.error.is_none());
     let health = Arc::new(Health::new(now.mono));
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
     let receivers = Arc::new(ArcSwap::from_pointee(receivers));
-    let identities = Arc::new(Identities::default());
     let (pushing, feed) = Pushing::start(&config, head, now, &metrics)?;
     let parts = Parts {
         feed,
@@ -132,7 +135,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         health: Arc::clone(&health),
         kms: Arc::clone(&kms),
         receivers: Arc::clone(&receivers),
-        identities: Arc::clone(&identities),
+        identities: Arc::new(Identities::default()),
         doors: tokio::runtime::Handle::current(),
         supervisor: supervise::Supervisor::new(),
     };
@@ -141,14 +144,13 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     // From here on a signal waits for its turn: none ends the daemon in the middle of its first steps.
     let signals = Signals::listen()?;
     // Doors are bound before the loop starts: a port that is taken ends the start with nothing begun.
-    let address = config.server.listen;
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Fault::Listen { address, source })?;
-    let socket = ControlSocket::bind(Path::new(&config.server.run_dir))?;
+    let (listener, socket) = bind(&config).await?;
     let handle = crate::run::spawn(watch, parts, stores)?;
     if chosen.error.is_none() {
         last_good.keep(&chosen.loaded.text);
     }
     let reloader = Arc::new(Reloader {
+        vault: Arc::clone(&vault),
         path: options.config_path.clone(),
         asks: handle.asks.clone(),
         config: Arc::clone(&shared),
@@ -170,8 +172,35 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         hub: pushing.hub,
         acks: pushing.acks,
         leases: pushing.leases,
+        vault: Some(vault),
     };
     serve(handle, store, app, reloader, Doors { listener, socket, tls }, signals).await
+}
+
+async fn bind(config: &Config) -> Result<(tokio::net::TcpListener, ControlSocket), Fault> {
+    let address = config.server.listen;
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Fault::Listen { address, source })?;
+    Ok((listener, ControlSocket::bind(Path::new(&config.server.run_dir))?))
+}
+
+/// The vault over the store, with keys of its own. Without a configured key it is there and empty.
+async fn vault(config: &Config, store: &Arc<SqliteStore>, metrics: &Arc<Metrics>) -> Result<Arc<Vault>, Fault> {
+    let keys = vault_keys(config).await?;
+    let records = Arc::clone(store) as Arc<dyn Records>;
+    let path = || match &config.store.url {
+        StoreUrl::Sqlite(path) | StoreUrl::Postgres(path) => path.to_string(),
+    };
+    Vault::load(records, keys, KEEP, Arc::clone(metrics)).await.map_err(|fault| Fault::Store { path: path(), fault })
+}
+
+/// The vault's keys are looked at as often as a key of the default policy.
+fn look_every(config: &crate::run::Swap<Config>) -> impl Fn() -> std::time::Duration + Send + use<> {
+    let config = Arc::clone(config);
+    move || {
+        let config = config.load();
+        let usual = config.policies.get("default").map_or(Span::from_secs(60), |policy| policy.probe_interval);
+        usual.max(Span::from_secs(1)).min(Span::from_mins(5)).to_std()
+    }
 }
 
 /// What callers come in by, bound and not served yet.
@@ -189,6 +218,9 @@ async fn serve(
     Doors { listener, socket, tls }: Doors,
     signals: Signals,
 ) -> Result<(), Fault> {
+    if let Some(vault) = &app.vault {
+        tokio::spawn(crate::vault::look::run(Arc::clone(vault), handle.asks.clone(), look_every(&app.config)));
+    }
     let (closing, closed) = flag::channel(false);
     let until = |mut closed: flag::Receiver<bool>| async move {
         let _ = closed.wait_for(|closed| *closed).await;

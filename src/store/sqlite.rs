@@ -20,6 +20,7 @@ mod prepare;
 mod read;
 mod schema;
 mod upkeep;
+mod vault;
 mod verify;
 mod write;
 

@@ -38,6 +38,7 @@ fn round(wrap: Short, unwrap: Short, describe: Short) -> Evidence {
         made: vec![],
         facts,
         identity: None,
+        rotation_asked: false,
         clock_skew_ms: None,
     }
 }

@@ -114,8 +114,10 @@ pub struct KeyCell {
     pub last: Option<(Wall, Vec<LegResult>)>,
     pub identity: Option<Arc<str>>,
     pub in_flight: Option<InFlight>,
-    /// A round that waits for the control key's answer.
-    pub waiting: Option<Box<Evidence>>,
+    /// A round that waits for the control key's answer, and the time that it has to vouch for.
+    pub waiting: Option<(Mono, Box<Evidence>)>,
+    /// When the schedule of its rotation was asked for.
+    pub rotation_asked: Option<Mono>,
     /// End of the window in which evidence or a recorded miss is due.
     pub window: Mono,
     pub rounds: u64,
@@ -154,6 +156,7 @@ impl KeyCell {
             identity: None,
             in_flight: None,
             waiting: None,
+            rotation_asked: None,
             window: now.mono,
             rounds: 0,
             last_look: None,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::config::Provider;
 use crate::key::KeyTarget;
 use crate::kms::Wrapped;
+use crate::policy::Policy;
 use crate::probe::{Evidence, Plan};
 use crate::schedule::KeyIx;
 use crate::time::{Mono, Now, Span};
@@ -17,6 +18,13 @@ use crate::words::{EventType, FailureKind};
 
 /// An answer of the control key vouches for looks that began at most so long after it.
 const CACHED: Span = Span::from_secs(10);
+/// How old an answer of the control key may be for a look under this policy. A rule that confirms
+/// sooner than the cache lasts would lock on one answer: it needs one that began after the look.
+pub fn cached(policy: &Policy) -> Span {
+    let denied = policy.on.get(&FailureKind::AccessDenied).filter(|rule| rule.access.is_some());
+    if denied.is_some_and(|rule| rule.over < CACHED) { Span::ZERO } else { CACHED }
+}
+
 /// The control key's own steady interval.
 const STEADY: Span = Span::from_secs(60);
 const CALL_TIMEOUT: Span = Span::from_secs(10);
@@ -86,11 +94,11 @@ impl Control {
     }
 
     /// What the control key says about a look that started at `look`, if it has said it already.
-    pub fn witness(&self, look: Mono) -> Option<Witness> {
+    pub fn witness(&self, look: Mono, cached: Span) -> Option<Witness> {
         if self.target.is_none() {
             return Some(Witness::Broken);
         }
-        self.answered.filter(|(started, _)| *started >= look.minus(CACHED)).map(|(_, witness)| witness)
+        self.answered.filter(|(started, _)| *started >= look.minus(cached)).map(|(_, witness)| witness)
     }
 }
 
@@ -123,6 +131,7 @@ impl Watch {
                 current: control.canary.clone(),
                 older: Vec::new(),
                 missing: Vec::new(),
+                rotation: false,
                 deadline,
                 call_timeout: CALL_TIMEOUT,
             };

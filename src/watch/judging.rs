@@ -9,6 +9,7 @@ use crate::probe::Evidence;
 use crate::schedule::KeyIx;
 use crate::time::{Mono, Now, Span};
 use crate::verdict::{self, Stated, Verdict, Witness};
+use crate::watch::control::cached;
 use crate::watch::{Count, Effects, Watch};
 use crate::words::{Access, Cause, EventType, FailureKind, HeldBy, Leg, LegOutcome};
 
@@ -27,18 +28,25 @@ impl Watch {
             return;
         }
         let Some(control) = self.controls.get_mut(&cell.key.provider) else { return };
-        if let Some(witness) = control.witness(evidence.started.mono) {
+        let denied_at = if cached(policy) == Span::ZERO { now.mono } else { evidence.started.mono };
+        if let Some(witness) = control.witness(denied_at, cached(policy)) {
             self.judge(now, ix, &evidence, witness, out);
         } else {
-            cell.waiting = Some(evidence);
+            cell.waiting = Some((denied_at, evidence));
             control.waiting.insert(ix);
         }
     }
 
     pub(super) fn judge_waiting(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
-        let Some(evidence) = cell.waiting.take() else { return };
-        let witness = self.controls.get(&cell.key.provider).and_then(|c| c.witness(evidence.started.mono)).unwrap_or(Witness::Broken);
+        let Some((denied_at, evidence)) = cell.waiting.take() else { return };
+        let Some(control) = self.controls.get_mut(&cell.key.provider) else { return };
+        let Some(witness) = control.witness(denied_at, cached(&cell.policy)) else {
+            // The answer began before the denial: it is asked once more.
+            cell.waiting = Some((denied_at, evidence));
+            control.waiting.insert(ix);
+            return;
+        };
         self.judge(now, ix, &evidence, witness, out);
     }
 

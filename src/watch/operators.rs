@@ -3,10 +3,11 @@
 //! is only ever touched here, and an automatic lock without proof is never lifted, only overridden.
 
 use crate::journal::{Order, OverrideRow};
-use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
+use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::lifecycle::KeyState;
 use crate::operate::{Action, Answered, Operation, Refusal, RefusalSlug, Reply as Answer};
 use crate::time::{Mono, Now, Span};
+use crate::vault::wraps::KeyRole;
 use crate::watch::ledger::Reply;
 use crate::watch::{Effects, Ticket, Watch};
 use crate::words::{Access, By, Cause, EventType, FailureKind, Sequence, Severity};
@@ -15,7 +16,7 @@ use crate::words::{Access, By, Cause, EventType, FailureKind, Sequence, Severity
 const OVERRIDE_MAX: Span = Span::from_hours(24);
 const REASON_MAX: usize = 500;
 
-fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
+pub(super) fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
     Refusal { slug, detail: detail.into() }
 }
 
@@ -58,6 +59,14 @@ impl Watch {
                 Ok(view) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(view)), false),
                 Err(refusal) => Err(refusal),
             },
+            Action::PutKey { key } => match self.put_key(now, *key, &actor, out) {
+                Ok(reply) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(reply)), true),
+                Err(refusal) => Err(refusal),
+            },
+            Action::DeleteKey { key, keep_lock } => match self.delete_key(now, &key, keep_lock, &actor, out) {
+                Ok(()) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false),
+                Err(refusal) => Err(refusal),
+            },
             Action::Reload { config } => {
                 self.reload(now, config, &actor, out);
                 return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), true);
@@ -74,14 +83,18 @@ impl Watch {
                 );
                 Ok(Answer::Done)
             }
-            Action::TestReceiver { receiver } => match self.config.receivers.contains_key(&receiver) {
-                true => {
-                    let text = format!("This is a test of receiver {receiver}, asked for by {actor}. Nothing is wrong.");
-                    self.tell_daemon(now, EventType::Test, Severity::Info, &text, Some(&[receiver]));
-                    return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false);
-                }
-                false => Err(refuse(RefusalSlug::UnknownReceiver, format!("unknown receiver `{receiver}`"))),
+            Action::TestReceiver { receiver } => match self.test_receiver(now, receiver, &actor) {
+                Ok(answer) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(answer)), false),
+                Err(refusal) => Err(refusal),
             },
+            Action::Journal { event, workspace, event_id, detail } => match self.note(now, event, workspace, event_id, &detail, &actor) {
+                Ok(answer) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(answer)), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::VaultKey { role, failing, text } => {
+                self.tell_vault_key(now, role, failing, &text);
+                return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false);
+            }
             Action::Report { name, receivers } => {
                 let text = self.digest_text(now);
                 let text = format!("{name}: {text}");
@@ -90,6 +103,54 @@ impl Watch {
             }
         };
         out.replies.push((ticket, answer));
+    }
+
+    fn test_receiver(&mut self, now: Now, receiver: ReceiverId, actor: &str) -> Result<Answer, Refusal> {
+        if !self.config.receivers.contains_key(&receiver) {
+            return Err(refuse(RefusalSlug::UnknownReceiver, format!("unknown receiver `{receiver}`")));
+        }
+        let text = format!("This is a test of receiver {receiver}, asked for by {actor}. Nothing is wrong.");
+        self.tell_daemon(now, EventType::Test, Severity::Info, &text, Some(&[receiver]));
+        Ok(Answer::Done)
+    }
+
+    /// One activity event of a workspace that is known.
+    fn note(
+        &mut self,
+        now: Now,
+        event: EventType,
+        workspace: WorkspaceId,
+        event_id: Option<String>,
+        detail: &std::collections::BTreeMap<String, String>,
+        actor: &str,
+    ) -> Result<Answer, Refusal> {
+        if !self.workspaces.contains_key(&workspace) {
+            return Err(refuse(RefusalSlug::UnknownWorkspace, format!("unknown workspace `{workspace}`")));
+        }
+        let detail = detail.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        self.record_by(now, event, (None, Some(workspace)), actor, detail);
+        if let Some(record) = self.ledger.open.commit.records.last_mut() {
+            record.event_id = event_id;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// A key of the vault: told at its first failure and when it works again, and not again by a restart.
+    fn tell_vault_key(&mut self, now: Now, role: KeyRole, failing: bool, text: &str) {
+        if self.vault_failing.contains(&role) == failing {
+            return;
+        }
+        let severity = if failing {
+            self.vault_failing.insert(role);
+            Severity::Critical
+        } else {
+            self.vault_failing.remove(&role);
+            Severity::Info
+        };
+        self.ledger.open.commit.meta.insert(format!("vault:{}", role.as_str()), failing.then(|| text.to_owned()));
+        // The matter ends with the last of the vault's keys that failed.
+        let event = if self.vault_failing.is_empty() { EventType::VaultKeysGood } else { EventType::VaultOperatorKey };
+        self.tell_daemon(now, event, severity, text, None);
     }
 
     fn lock_by_hand(&mut self, now: Now, id: &WorkspaceId, why: &str, actor: &str) -> Result<(), Refusal> {
@@ -302,7 +363,7 @@ impl Watch {
         let cell = self.cells.get_mut(&ix).ok_or_else(|| refuse(RefusalSlug::UnknownKey, format!("unknown key `{key}`")))?;
         if cell.kept.current.as_ref() == Some(version) {
             return Err(refuse(
-                RefusalSlug::Invalid,
+                RefusalSlug::CurrentVersion,
                 format!("version `{version}` of key `{key}` is the current one and cannot be retired"),
             ));
         }

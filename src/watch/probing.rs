@@ -20,6 +20,8 @@ const CALLS_PER_PROBE: u32 = 3;
 const OLDER_PER_ROUND: usize = 2;
 /// Versions that get a canary in one round at most.
 const MISSING_PER_ROUND: usize = 4;
+/// The schedule of a key's rotation is read at most so often.
+const ROTATION_EVERY: Span = Span::from_hours(1);
 /// Every so many steady rounds describe is asked.
 const DESCRIBE_EVERY: u64 = 5;
 
@@ -187,6 +189,7 @@ fn plan(cell: &KeyCell, now: Now) -> Plan {
     let settled = matches!(cell.kept.life, KeyState::Active | KeyState::Impaired { .. });
     let missing = if settled { cell.missing().into_iter().take(MISSING_PER_ROUND).collect() } else { Vec::new() };
     let describe = in_question || cell.full || cell.kept.warned.is_some() || !cell.proven() || cell.rounds.is_multiple_of(DESCRIBE_EVERY);
+    let rotation = describe && settled && cell.rotation_asked.is_none_or(|at| now.mono.since(at) >= ROTATION_EVERY);
     let extra = policy.call_timeout.times(u64::try_from(older.len()).unwrap_or(0));
     let deadline =
         policy.probe_interval.min(policy.call_timeout.times(3)).max(policy.call_timeout).plus(if all_older { extra } else { Span::ZERO });
@@ -197,6 +200,7 @@ fn plan(cell: &KeyCell, now: Now) -> Plan {
         current: cell.current_canary().cloned(),
         older,
         missing,
+        rotation,
         deadline,
         call_timeout: policy.call_timeout,
     }

@@ -19,6 +19,7 @@ use crate::words::{Access, Cause, EventType, FailureKind};
 
 impl Watch {
     pub(super) fn reload(&mut self, now: Now, config: Arc<Config>, actor: &str, out: &mut Effects) {
+        let config = crate::config::check::take_in(&config, &self.registered);
         self.config = Arc::clone(&config);
         self.config_flagged = None;
         for (id, provider) in &config.providers {
@@ -51,7 +52,7 @@ impl Watch {
         self.show_after_reload(now, out);
     }
 
-    fn still_the_same(&self, cell: &crate::watch::cell::KeyCell, config: &Config) -> bool {
+    pub(super) fn still_the_same(&self, cell: &crate::watch::cell::KeyCell, config: &Config) -> bool {
         config
             .keys
             .get(&cell.key.id)
@@ -59,15 +60,18 @@ impl Watch {
     }
 
     /// A key that is registered no more, or under whose id another key stands now.
-    fn remove_key(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
+    pub(super) fn remove_key(&mut self, now: Now, ix: KeyIx, out: &mut Effects) {
         self.orphan_orders(now, ix);
         let Some(cell) = self.cells.remove(&ix) else { return };
         self.lanes.take(&cell.lane, ix);
         self.windows.remove(&(cell.window, ix));
         self.by_id.remove(&cell.key.id);
-        self.by_name.remove(&cell.name);
-        for ws in self.workspaces.values_mut() {
-            ws.bound.retain(|name| *name != cell.name);
+        if self.by_name.get(&cell.name) == Some(&ix) {
+            self.by_name.remove(&cell.name);
+        }
+        for (id, ws) in &mut self.workspaces {
+            let by_another = self.by_name.get(&cell.name).and_then(|ix| self.cells.get(ix)).is_some_and(|c| c.key.workspaces.contains(id));
+            ws.bound.retain(|name| by_another || *name != cell.name);
         }
         if self.brakes.get_mut(&cell.key.provider).is_some_and(|brake| brake.held.remove(&cell.key.id)) {
             self.store_brake(&cell.key.provider);
@@ -85,7 +89,7 @@ impl Watch {
         }
     }
 
-    fn refresh_key(&mut self, now: Now, ix: KeyIx, key: &Key, out: &mut Effects) {
+    pub(super) fn refresh_key(&mut self, now: Now, ix: KeyIx, key: &Key, out: &mut Effects) {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         let pinned = cell.key.target.pinned.clone();
         let mut key = key.clone();
@@ -121,6 +125,7 @@ impl Watch {
                 self.schedule(ix, grid);
             }
             self.begin_watch(now, ix);
+            self.end_watch(ix);
         }
         self.show_key_later(now, ix, out);
     }
@@ -136,10 +141,23 @@ impl Watch {
         }
     }
 
+    /// A row that was good before and is refused now is looked at no more; its locks stand.
+    fn end_watch(&mut self, ix: KeyIx) {
+        let Some(cell) = self.cells.get(&ix) else { return };
+        if cell.key.refused.is_some() {
+            self.lanes.take(&cell.lane, ix);
+            self.windows.remove(&(cell.window, ix));
+            self.by_name.entry(cell.name.clone()).or_insert(ix);
+        }
+    }
+
     /// The key's locks stay, without it, until an operator clears them.
     pub(super) fn orphan_orders(&mut self, now: Now, ix: KeyIx) {
         let Some(cell) = self.cells.get(&ix) else { return };
         let name = cell.name.clone();
+        if self.by_name.get(&name) != Some(&ix) {
+            return;
+        }
         let orders: Vec<Order> = self
             .workspaces
             .values()

@@ -2,22 +2,25 @@
 //! Start: what was stored becomes the core's state again. Stored locks stand before anything is
 //! served; suspects are looked at first and at once, the rest over one interval.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::{Config, Key};
 use crate::journal::{Restored, Shard};
-use crate::key::{KeyVersion, ProviderId, WorkspaceId};
+use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
 use crate::lifecycle::KeyState;
 use crate::lockout::Brake;
 use crate::notify::outbox::Outbox;
 use crate::schedule::KeyIx;
 use crate::schedule::lanes::Lanes;
 use crate::snapshot::Change;
-use crate::time::{Now, Span, Wall};
+use crate::time::{Mono, Now, Span, Wall};
+use crate::vault::wraps::KeyRole;
 use crate::watch::cell::{Kept, KeyCell};
 use crate::watch::control::Control;
+use crate::watch::credentials::MARKS;
 use crate::watch::ledger::Ledger;
+use crate::watch::registering::REGISTERED;
 use crate::watch::workspaces::{Changed, Workspace};
 use crate::watch::{Effects, Watch};
 use crate::words::{Access, EventType, Sequence, Severity};
@@ -41,7 +44,7 @@ pub fn to_text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+pub(super) fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
@@ -53,6 +56,7 @@ impl Watch {
         watch.notice_count = restored.head;
         watch.outbox.restore(restored.outbox, now);
         watch.restore_meta(&restored.meta, now);
+        watch.config = crate::config::check::take_in(&watch.config, &watch.registered);
         let unwritten = watch.restore_orders(restored.orders, now);
         let mut rows: BTreeMap<_, _> = restored.keys.into_iter().collect();
         let keys: Vec<Arc<Key>> = watch.config.keys.values().map(|key| Arc::new(key.clone())).collect();
@@ -106,6 +110,8 @@ impl Watch {
             ledger: Ledger::default(),
             outbox,
             overrides: std::collections::BTreeSet::new(),
+            registered: BTreeMap::new(),
+            credentials_told: BTreeMap::new(),
             bugs: 0,
             would_lock: 0,
             store_failures: 0,
@@ -114,6 +120,7 @@ impl Watch {
             config_flagged: None,
             last_now: None,
             daemon_dirty: true,
+            vault_failing: BTreeSet::new(),
             shown: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             counts: std::collections::VecDeque::new(),
@@ -132,6 +139,12 @@ impl Watch {
                 let rows: Vec<crate::journal::OverrideRow> = from_text(text).unwrap_or_default();
                 self.overrides.extend(rows.iter().map(|row| (row.until, id.clone())));
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
+            } else if let Some(id) = name.strip_prefix(MARKS).and_then(|id| ProviderId::new(id).ok()) {
+                self.restore_marks(id, text);
+            } else if let Some(id) = name.strip_prefix(REGISTERED).and_then(|id| KeyId::new(id).ok()) {
+                self.restore_registered(id, text);
+            } else if let Some(role) = name.strip_prefix("vault:") {
+                self.vault_failing.extend(KeyRole::ALL.iter().filter(|known| known.as_str() == role));
             } else if name == STORE_LOST {
                 // Every key has it in its own row from the first commit on.
                 self.ledger.open.commit.meta.insert(name.clone(), None);
@@ -217,7 +230,10 @@ impl Watch {
         let policy = self.config.policies.get(&key.policy).cloned().unwrap_or_default();
         let cell = KeyCell::new(Arc::clone(&key), policy, now);
         self.by_id.insert(key.id.clone(), ix);
-        self.by_name.insert(cell.name.clone(), ix);
+        // A refused second registration of one key must not answer in the first one's name.
+        if cell.key.refused.is_none() || !self.by_name.contains_key(&cell.name) {
+            self.by_name.insert(cell.name.clone(), ix);
+        }
         self.bind(&cell, now);
         self.cells.insert(ix, cell);
         ix
@@ -242,12 +258,24 @@ impl Watch {
         let Some(cell) = self.cells.get_mut(&ix) else { return };
         let at = match cell.kept.life {
             KeyState::Suspect { .. } | KeyState::Recovering { .. } | KeyState::Revoked { .. } | KeyState::Unproven => now.mono,
-            KeyState::Active | KeyState::Impaired { .. } => Self::grid(cell, now),
+            KeyState::Active | KeyState::Impaired { .. } => Self::caught_up(cell, now),
             KeyState::Retired => return,
         };
         cell.window = now.mono.plus(cell.interval().times(2));
         self.windows.insert((cell.window, ix));
         self.schedule(ix, at);
+    }
+
+    /// A key that was not seen for longer than its interval cannot wait for its slot: it is looked at
+    /// within two intervals of its last look where that still can be, spread by its hash.
+    fn caught_up(cell: &KeyCell, now: Now) -> Mono {
+        let (grid, interval) = (Self::grid(cell, now), cell.policy.probe_interval);
+        let unseen = cell.kept.last_conclusive.map_or(Span::ZERO, |last| now.wall.since(last.wall));
+        let left = interval.times(2).minus(unseen);
+        if unseen <= interval || left == Span::ZERO {
+            return grid;
+        }
+        grid.min(now.mono.plus(Span(cell.phase.checked_rem(left.0).unwrap_or(0))))
     }
 
     fn repin(&mut self, ix: KeyIx) {

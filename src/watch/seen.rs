@@ -3,6 +3,7 @@
 //! conclusive was seen. Staleness counts observed time only and alarms at its marks.
 
 use crate::key::KeyId;
+use crate::kms::{KeyFacts, RotationFact};
 use crate::lifecycle::{Finding, KeyState};
 use crate::probe::Evidence;
 use crate::schedule::KeyIx;
@@ -29,11 +30,15 @@ impl Watch {
         {
             control.clock_skew_ms = Some(skew);
         }
-        if let Some(facts) = &evidence.facts
-            && cell.kept.facts.as_ref() != Some(facts)
-        {
-            cell.kept.facts = Some(facts.clone());
-            cell.dirty = true;
+        if let Some(facts) = &evidence.facts {
+            let facts = with_rotation(facts.clone(), cell.kept.facts.as_ref(), evidence.rotation_asked);
+            if evidence.rotation_asked {
+                cell.rotation_asked = Some(now.mono);
+            }
+            if cell.kept.facts.as_ref() != Some(&facts) {
+                cell.kept.facts = Some(facts);
+                cell.dirty = true;
+            }
         }
         self.see_versions(now, ix, evidence, verdict);
         self.see_warning(now, ix, verdict);
@@ -217,6 +222,16 @@ impl Watch {
 
     pub(super) fn key_id(&self, ix: KeyIx) -> Option<KeyId> {
         self.cells.get(&ix).map(|cell| cell.key.id.clone())
+    }
+}
+
+/// What was read of the rotation before stands until it is asked for again.
+fn with_rotation(facts: KeyFacts, before: Option<&KeyFacts>, asked: bool) -> KeyFacts {
+    match before.filter(|before| before.rotation == RotationFact::Observed) {
+        Some(before) if !asked && facts.rotation == RotationFact::NotObservable => {
+            KeyFacts { rotation: RotationFact::Observed, rotated_at: before.rotated_at, next_rotation_at: before.next_rotation_at, ..facts }
+        }
+        Some(_) | None => facts,
     }
 }
 

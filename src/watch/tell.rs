@@ -18,7 +18,7 @@ use crate::verdict::{Direction, Stated};
 use crate::watch::seen::day;
 use crate::watch::workspaces::Changed;
 use crate::watch::{Count, Effects, Watch};
-use crate::words::{Access, Cause, Code, EventType, FailureKind, FeatureClass, ProviderKind, Sequence, Severity, StateWord};
+use crate::words::{Access, Cause, Code, EventType, FailureKind, ProviderKind, Sequence, Severity, StateWord};
 
 /// The outward code of a cause (SETTLED D2).
 #[must_use]
@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// A notice with everything that is known of the key filled in.
-    fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
+    pub(super) fn notice(&mut self, now: Now, event: EventType, severity: Severity, ix: Option<KeyIx>) -> Notice {
         self.notice_count = self.notice_count.saturating_add(1);
         let cell = ix.and_then(|ix| self.cells.get(&ix));
         let facts = cell.and_then(|c| c.kept.facts.as_ref());
@@ -130,7 +130,7 @@ impl Watch {
         }
     }
 
-    fn send(&mut self, now: Now, notice: Notice) {
+    pub(super) fn send(&mut self, now: Now, notice: Notice) {
         let receivers = route::receivers_for(&notice, &self.config.routes);
         self.send_to(now, notice, &receivers);
     }
@@ -267,26 +267,9 @@ impl Watch {
         notice.since = Some(now.wall);
         notice.terminal = kind == Some(FailureKind::Destroyed) && stated;
         notice.next_step = kind.filter(|_| access != Access::Open).map(|kind| compose::next_step(kind, provider_kind).to_owned());
-        (notice.locked_features, notice.readable_features) = self.features_at(access);
+        let each = group.iter().map(|c| self.config.features_of(c.workspace.as_str()));
+        (notice.locked_features, notice.readable_features) = crate::gate::told(&self.config.features, each, access);
         self.send(now, notice);
-    }
-
-    /// Features by what an access level leaves of them.
-    fn features_at(&self, access: Access) -> (Vec<String>, Vec<String>) {
-        let (mut locked, mut usable) = (Vec::new(), Vec::new());
-        for (name, class) in &self.config.features.0 {
-            let read = crate::gate::allows(access, *class, false);
-            let write = crate::gate::allows(access, *class, true);
-            match (read, write) {
-                (true, true) => usable.push(name.clone()),
-                (true, false) => usable.push(format!("{name} (read only)")),
-                (false, _) => locked.push(name.clone()),
-            }
-        }
-        if !self.config.features.0.values().any(|class| *class == FeatureClass::SafetyMetadata) {
-            usable.push("safety_metadata".to_owned());
-        }
-        (locked, usable)
     }
 
     pub(super) fn tell_unlock(&mut self, now: Now, ix: KeyIx, actor: Option<&str>, changed: &[Changed]) {

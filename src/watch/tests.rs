@@ -20,6 +20,7 @@ mod plan;
 
 mod knowing;
 mod locking;
+mod registering;
 mod storing;
 
 use cloud::{Cloud, Status};

@@ -67,6 +67,7 @@ impl Watch {
                 crate::config::Source::File => "file".to_owned(),
                 crate::config::Source::Api => "api".to_owned(),
             },
+            refused: cell.key.refused.clone(),
             rotations: cell.kept.rotations,
         })
     }
@@ -141,6 +142,7 @@ impl Watch {
             clock_skew_ms: control.and_then(|c| c.clock_skew_ms),
             missed_windows: control.map_or(0, |c| c.missed),
             credentials_failing: control.is_some_and(|c| c.credentials_failing),
+            credentials_expire_at: self.config.credentials_expire_at.get(provider).copied(),
         })
     }
 
@@ -306,6 +308,8 @@ fn facts(cell: &KeyCell) -> FactsView {
         multi_region: facts.multi_region,
         resolved: facts.resolved.map(|s| s.to_string()),
         current_version: facts.current_version.or_else(|| cell.kept.current.clone()),
+        rotation: facts.rotation,
+        versions_truncated: facts.versions_truncated,
     }
 }
 

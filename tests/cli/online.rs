@@ -164,6 +164,7 @@ async fn each_refusal_of_the_core_has_its_exit_code_and_its_reason() {
         (RefusalSlug::FileManaged, 77),
         (RefusalSlug::KeyLocks, 77),
         (RefusalSlug::NotEngaged, 77),
+        (RefusalSlug::CurrentVersion, 77),
         (RefusalSlug::Invalid, 2),
         (RefusalSlug::StoreUnavailable, 74),
         (RefusalSlug::Busy, 69),
@@ -236,6 +237,7 @@ async fn status_says_what_is_wrong_with_the_daemon_itself() {
         held: vec![KeyId::new("a").unwrap(), KeyId::new("b").unwrap()],
         control_key_healthy: Some(false),
         credentials_failing: true,
+        credentials_expire_at: None,
         ..crate::doors::provider()
     };
     let key = crate::doors::key("demo", StateWord::Suspect);

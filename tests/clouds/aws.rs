@@ -31,6 +31,8 @@ pub enum State {
 struct Material {
     id: String,
     key: [u8; 32],
+    /// Unix milliseconds.
+    made: i64,
 }
 
 struct Key {
@@ -38,6 +40,8 @@ struct Key {
     created: i64,
     deletion_at: Option<i64>,
     imported: bool,
+    /// Every 365 days.
+    rotates: bool,
     materials: Vec<Material>,
     /// Operation (`Decrypt`) to the reason that ends the refusal's sentence.
     denied: BTreeMap<String, String>,
@@ -118,7 +122,8 @@ impl FakeAws {
             created: world.now,
             deletion_at: None,
             imported,
-            materials: vec![new_material()],
+            materials: vec![new_material(world.now)],
+            rotates: false,
             denied: BTreeMap::new(),
         };
         world.keys.insert(arn.clone(), key);
@@ -148,7 +153,11 @@ impl FakeAws {
         self.change(arn, |k| (k.state, k.deletion_at) = (State::Disabled, None));
     }
     pub fn rotate(&self, arn: &str) {
-        self.change(arn, |k| k.materials.push(new_material()));
+        let now = self.world().now;
+        self.change(arn, |k| k.materials.push(new_material(now)));
+    }
+    pub fn enable_rotation(&self, arn: &str) {
+        self.change(arn, |k| k.rotates = true);
     }
     /// The owner deletes the material that he brought along.
     pub fn delete_imported_material(&self, arn: &str) {
@@ -212,11 +221,43 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-fn new_material() -> Material {
-    Material { id: random::<32>().iter().map(|b| format!("{b:02x}")).collect(), key: random() }
+fn new_material(made: i64) -> Material {
+    Material { made, id: random::<32>().iter().map(|b| format!("{b:02x}")).collect(), key: random() }
 }
 
 impl Key {
+    /// Both calls are for the key's own account, and only for symmetric keys.
+    fn rotation(&self, operation: &str, arn: &str, body: &Value, caller: &str) -> Reply {
+        if caller.split(':').nth(4) != arn.split(':').nth(4) {
+            let text = format!("User: {caller} is not authorized to perform: kms:{operation} on resource: {arn}");
+            return refuse(400, "AccessDeniedException", &text);
+        }
+        let seconds = |at: i64| at as f64 / 1000.0;
+        let last = self.materials.last().map_or(self.created, |m| m.made);
+        if operation == "GetKeyRotationStatus" {
+            let mut status = json!({"KeyId": arn, "KeyRotationEnabled": self.rotates});
+            if self.rotates {
+                status["RotationPeriodInDays"] = 365.into();
+                status["NextRotationDate"] = seconds(last + 365 * DAY).into();
+            }
+            return Reply::json(200, &status.to_string());
+        }
+        // Two a page at most, so that a second page is met.
+        let from: usize = body["Marker"].as_str().map_or(0, |m| m.parse().unwrap());
+        let all: Vec<Value> = self
+            .materials
+            .iter()
+            .skip(1)
+            .map(|m| json!({"KeyId": arn, "RotationDate": seconds(m.made), "RotationType": "ON_DEMAND"}))
+            .collect();
+        let page: Vec<Value> = all.iter().skip(from).take(2).cloned().collect();
+        let more = from + page.len() < all.len();
+        let mut answer = json!({"Rotations": page, "Truncated": more});
+        if more {
+            answer["NextMarker"] = (from + 2).to_string().into();
+        }
+        Reply::json(200, &answer.to_string())
+    }
     fn cipher(material: &Material) -> LessSafeKey {
         LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &material.key).unwrap())
     }
@@ -291,7 +332,9 @@ impl World {
         match operation.as_str() {
             "GetCallerIdentity" => identity(&caller),
             "AssumeRole" => self.assume(ask, &caller),
-            "Encrypt" | "Decrypt" | "GenerateDataKey" | "DescribeKey" => self.kms(&operation, &ask.json(), &ask.scope(2), &caller),
+            "Encrypt" | "Decrypt" | "GenerateDataKey" | "DescribeKey" | "GetKeyRotationStatus" | "ListKeyRotations" => {
+                self.kms(&operation, &ask.json(), &ask.scope(2), &caller)
+            }
             other => refuse(400, "UnknownOperationException", &format!("no operation {other}")),
         }
     }
@@ -332,6 +375,9 @@ impl World {
         if let Some(why) = key.denied.get(operation) {
             let text = format!("User: {caller} is not authorized to perform: kms:{operation} on resource: {arn} {why}");
             return refuse(400, "AccessDeniedException", &text);
+        }
+        if matches!(operation, "GetKeyRotationStatus" | "ListKeyRotations") {
+            return key.rotation(operation, arn, body, caller);
         }
         if operation == "DescribeKey" {
             return Reply::json(200, &key.metadata(arn).to_string());

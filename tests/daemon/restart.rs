@@ -159,3 +159,27 @@ fn a_stop_waits_neither_for_a_receiver_that_hangs_nor_for_an_idle_visitor() {
     assert_eq!(daemon.metric("cmek_outbox_depth{receiver=\"hook\"}"), Some(1.0));
     daemon.stop();
 }
+
+#[test]
+fn a_key_registered_by_the_api_is_there_after_a_restart_and_goes_when_it_is_taken_back() {
+    let place = Place::new(&format!("{QUICK}{DEMO}"));
+    let daemon = place.start();
+    daemon.wait_state("demo", "active", PATIENCE);
+    place.kms().create("second", now()).unwrap();
+    let body = r#"{"provider":"local","key":"second","workspaces":["wrkspc_api"],"policy":"default"}"#;
+    let json: &[(&str, &str)] = &[("content-type", "application/json")];
+    let put = |path: &str| request(place.port, "PUT", path, json, Some(body)).unwrap().status;
+    assert_eq!((put("/v1/keys/api"), put("/v1/keys/api"), put("/v1/keys/demo")), (201, 200, 409));
+    daemon.wait_state("api", "active", PATIENCE);
+    daemon.kill();
+    let daemon = place.start();
+    let shown = get(place.port, "/v1/keys/api").unwrap().json();
+    assert_eq!((&shown["source"], &shown["state"]), (&"api".into(), &"active".into()));
+    let delete = || request(place.port, "DELETE", "/v1/keys/api", json, None).unwrap().status;
+    assert_eq!((delete(), delete()), (200, 404));
+    daemon.stop();
+    let daemon = place.start();
+    assert_eq!(get(place.port, "/v1/keys/api").unwrap().status, 404);
+    daemon.stop();
+    assert!(place.good(&["journal", "export"]).out.contains("key register"));
+}

@@ -137,7 +137,12 @@ async fn heads_and_bodies_beyond_their_bounds_are_refused() {
     let cookie = "x".repeat(64 * 1024);
     let answer = raw(running.address, format!("GET /healthz HTTP/1.1\r\nhost: x\r\ncookie: {cookie}\r\n\r\n").as_bytes()).await;
     assert!(!answer.contains("200 OK"), "{answer}");
+    let long = raw(running.address, format!("GET /{cookie}{cookie} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
+    assert!(!long.contains("200 OK"), "{long}");
+    assert!(!raw(running.address, b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n").await.contains("200 OK"));
     running.stop().await;
+    assert_eq!(house.metric("cmek_http_refused_total{reason=\"head_too_large\"}"), Some(2.0));
+    assert_eq!(house.metric("cmek_http_refused_total{reason=\"malformed\"}"), Some(1.0));
 }
 
 #[tokio::test]

@@ -93,6 +93,7 @@ async fn every_refusal_of_the_core_is_its_problem() {
         (RefusalSlug::FileManaged, 409, "file_managed"),
         (RefusalSlug::KeyLocks, 409, "key_locks"),
         (RefusalSlug::NotEngaged, 409, "not_engaged"),
+        (RefusalSlug::CurrentVersion, 409, "current_version"),
         (RefusalSlug::Invalid, 422, "invalid"),
         (RefusalSlug::StoreUnavailable, 503, "store_unavailable"),
         (RefusalSlug::Busy, 503, "busy"),
@@ -182,4 +183,42 @@ async fn a_body_that_trickles_is_cut_off() {
     *request.body_mut() = never;
     house.send(from_socket(request)).await.problem(503, "timed_out");
     assert_eq!(house.metric("cmek_http_refused_total{reason=\"request_timeout\"}"), Some(1.0));
+}
+
+fn asking(method: &str, path: &str, body: &str) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    from_socket(request.body(Body::from(body.to_owned())).unwrap())
+}
+
+#[tokio::test]
+async fn a_registration_is_an_entry_of_keys_and_its_faults_name_the_field() {
+    let house = House::new(config()).obeying();
+    let made = house.send(asking("PUT", "/v1/keys/new", r#"{"provider":"local","key":"k","workspaces":["w"],"labels":{"a":"b"}}"#)).await;
+    assert_eq!((made.status.as_u16(), &made.json()["id"]), (201, &"new".into()));
+    let entry = cmek_watchdog::config::raw::Key {
+        id: "new".to_owned(),
+        provider: "local".to_owned(),
+        key: "k".to_owned(),
+        workspaces: vec!["w".to_owned()],
+        labels: std::collections::BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        ..Default::default()
+    };
+    assert_eq!(house.asked.lock().unwrap()[0].action, Action::PutKey { key: Box::new(entry) });
+    for (body, starts) in [
+        ("{}", "provider: missing"),
+        (r#"{"provider":"local"}"#, "key: missing"),
+        (r#"{"id":"other","provider":"local","key":"k"}"#, "id: the body names another key"),
+        (r#"{"provider":"local","key":"k","workspaces":"w"}"#, "workspaces: invalid type"),
+        (r#"{"provider":"local","key":"k","wrap":true}"#, "wrap: unknown field `wrap`"),
+    ] {
+        let detail = house.send(asking("PUT", "/v1/keys/new", body)).await.problem(422, "invalid");
+        assert!(detail.starts_with(starts), "{detail}");
+    }
+    house.send(asking("DELETE", "/v1/keys/demo", "")).await.problem(409, "key_locks");
+    house.send(asking("DELETE", "/v1/keys/demo?keep_lock=maybe", "")).await.problem(422, "invalid");
+    assert_eq!(house.send(asking("DELETE", "/v1/keys/demo?keep_lock=true", "")).await.json()["done"], true);
+    assert_eq!(house.send(asking("DELETE", "/v1/keys/a%20b", "")).await.status, 404);
+    assert_eq!(house.asked.lock().unwrap().len(), 3);
+    let plain = Request::put("/v1/keys/new").header("content-type", "application/json").body(Body::from("{}")).unwrap();
+    assert!([401, 403].contains(&house.send(crate::support::from_tcp(plain, "127.0.0.1:9")).await.status.as_u16()));
 }

@@ -86,6 +86,7 @@ impl Cloud {
             Call::Unwrap(wrapped) => (Leg::Unwrap, wrapped.version.clone()),
             Call::UnwrapVersion(wrapped) => (Leg::UnwrapVersion, wrapped.version.clone()),
             Call::Describe => (Leg::Describe, None),
+            Call::Rotation => return Reply::NotOffered,
         };
         let ask = Ask { key: key.clone(), leg, version, at };
         let refused = self.hook.as_mut().and_then(|hook| hook(&ask)).or_else(|| self.refusals.get(&(key.clone(), leg)).cloned());
@@ -108,6 +109,7 @@ impl Cloud {
                 let digest = wrapped.bytes.as_ref().try_into().unwrap();
                 Reply::Unwrap(Answer { result: Ok(Unwrapped { digest, version: wrapped.version.clone() }), meta })
             }
+            (Call::Rotation, _) => Reply::NotOffered,
             (Call::Describe, Some(error)) => Reply::Describe(Answer { result: Err(error), meta }),
             (Call::Describe, None) => Reply::Describe(Answer { result: Ok(self.facts.get(&key).cloned().unwrap_or_default()), meta }),
         }

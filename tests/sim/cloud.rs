@@ -161,7 +161,7 @@ impl Cloud {
             None => {}
         }
         let refused = match call {
-            Call::WrapVersion(_) => return Told { reply: Some(Reply::NotOffered), took, truly_refused: false },
+            Call::WrapVersion(_) | Call::Rotation => return Told { reply: Some(Reply::NotOffered), took, truly_refused: false },
             Call::Wrap => stated(&truth).or(truth.wrap_denied.then(denied)),
             Call::Unwrap(canary) | Call::UnwrapVersion(canary) => {
                 let version = version_of(canary);
@@ -181,7 +181,7 @@ impl Cloud {
 
     fn good(&mut self, call: &Call, truth: &Truth) -> Good {
         match call {
-            Call::Wrap | Call::WrapVersion(_) => {
+            Call::Wrap | Call::WrapVersion(_) | Call::Rotation => {
                 self.nonce += 1;
                 let mut bytes = truth.current.to_le_bytes().to_vec();
                 bytes.extend(self.nonce.to_le_bytes());
@@ -207,7 +207,7 @@ enum Good {
 fn reply(call: &Call, result: Result<Good, KmsError>, took: Span) -> Reply {
     let meta = CallMeta { request_id: Some("r".into()), took, provider_time: None };
     match (call, result) {
-        (Call::WrapVersion(_), _) => Reply::NotOffered,
+        (Call::WrapVersion(_) | Call::Rotation, _) => Reply::NotOffered,
         (Call::Wrap, Ok(Good::Wrapped(wrapped))) => Reply::Wrap(Answer { result: Ok(wrapped), meta }),
         (Call::Wrap, Err(error)) => Reply::Wrap(Answer { result: Err(error), meta }),
         (Call::Unwrap(_) | Call::UnwrapVersion(_), Ok(Good::Unwrapped(unwrapped))) => Reply::Unwrap(Answer { result: Ok(unwrapped), meta }),

@@ -410,7 +410,7 @@ impl World {
             Call::Wrap => refused.wrap |= told.truly_refused,
             Call::Unwrap(_) => refused.unwrap |= told.truly_refused,
             Call::UnwrapVersion(_) => refused.version |= told.truly_refused,
-            Call::Describe | Call::WrapVersion(_) => {}
+            Call::Describe | Call::WrapVersion(_) | Call::Rotation => {}
         }
         let wait = told.took.0.max(1);
         if told.reply.is_some() {

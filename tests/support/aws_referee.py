@@ -88,5 +88,18 @@ def second():
     expect("the caller has a name", caller.startswith("arn:aws:"), caller)
 
 
-{"first": first, "second": second}[ORDER["stage"]]()
+def rotation():
+    """Own account, and where ours is another one."""
+    status = KMS.get_key_rotation_status(KeyId=ORDER["keys"]["ours"])
+    expect("the rotation is on, with its period", status["KeyRotationEnabled"] and status["RotationPeriodInDays"] == 365, status)
+    expect("the next date is a date", hasattr(status["NextRotationDate"], "year"), status)
+    pages = list(KMS.get_paginator("list_key_rotations").paginate(KeyId=ORDER["keys"]["ours"]))
+    dates = [row["RotationDate"] for page in pages for row in page["Rotations"]]
+    expect("all rotations are listed", len(dates) == ORDER["rotations"] and dates == sorted(dates), dates)
+    theirs = ORDER["keys"]["theirs"]
+    refused("no status across accounts", "AccessDeniedException", lambda: KMS.get_key_rotation_status(KeyId=theirs))
+    refused("no list across accounts", "AccessDeniedException", lambda: KMS.list_key_rotations(KeyId=theirs))
+
+
+{"first": first, "second": second, "rotation": rotation}[ORDER["stage"]]()
 sys.exit(1 if BAD else 0)

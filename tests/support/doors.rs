@@ -72,9 +72,11 @@ pub fn config() -> Config {
         operator_key: None,
         recovery_key: None,
         providers: BTreeMap::from([(provider, local)]),
+        credentials_expire_at: BTreeMap::new(),
         policies: BTreeMap::from([(PolicyId::new("default").unwrap(), Arc::new(Policy::default()))]),
         brake: Brake::default(),
         features: Features(classes.into_iter().map(|(name, class)| (name.to_owned(), class)).collect()),
+        workspace_features: BTreeMap::new(),
         keys: BTreeMap::new(),
         workspaces: BTreeMap::new(),
         audit: vec![],
@@ -140,6 +142,7 @@ pub fn key(id: &str, state: StateWord) -> KeyView {
         next_probe_at: Some(SINCE.plus(Span::from_secs(60))),
         identity: None,
         source: "file".into(),
+        refused: None,
         rotations: 0,
     }
 }
@@ -193,6 +196,7 @@ pub fn provider() -> ProviderView {
         clock_skew_ms: Some(-250),
         missed_windows: 0,
         credentials_failing: false,
+        credentials_expire_at: None,
     }
 }
 
@@ -300,6 +304,7 @@ impl House {
             metrics: Arc::new(Metrics::new().unwrap()),
             reload: Arc::new(Reloading(Ok(()))),
             health: Arc::new(Health::new(clock::now().mono)),
+            vault: None,
         };
         publish(&app.published);
         Self { app, limits: Limits::default(), asked: Arc::default(), orders: Some(orders) }
@@ -355,6 +360,12 @@ pub fn obey(action: &Action) -> Answered {
         Action::RetireVersion { key: id, .. } | Action::RetireKey { key: id, .. } => {
             Ok(Reply::Key(Arc::new(key(id.as_str(), StateWord::Retired))))
         }
+        Action::PutKey { key: raw } => Ok(Reply::Registered(Arc::new(key(&raw.id, StateWord::Unproven)))),
+        Action::DeleteKey { keep_lock: false, key: id } if id.as_str() == "demo" => {
+            Err(Refusal { slug: RefusalSlug::KeyLocks, detail: "key `demo` locks wrkspc_demo".into() })
+        }
+        Action::DeleteKey { .. } => Ok(Reply::Done),
+        Action::Journal { .. } | Action::VaultKey { .. } => Ok(Reply::Done),
         Action::Reload { .. } | Action::ReloadFailed { .. } | Action::TestReceiver { .. } | Action::Report { .. } => Ok(Reply::Done),
     }
 }

@@ -15,7 +15,7 @@ use crate::config::sheet::{Place, Sheet, read_table};
 use crate::config::{Key, Source};
 use crate::key::{KeyId, KeyRef, KeyTarget, ProviderId, Resource, WorkspaceId};
 
-/// A file that `[[keys_from]]` led to.
+/// A file that `[[keys_from]]` or `features_from` led to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeysFile {
     /// What errors call it.
@@ -30,6 +30,8 @@ pub enum Rows {
     Toml(String),
     /// Rows of a table that was read outside.
     Table(Vec<Row>),
+    /// TOML with `[features]`.
+    Features(String),
 }
 
 /// One row of a table.
@@ -63,6 +65,7 @@ pub fn keys(sheet: &mut Sheet<'_>, providers: &Providers, policies: &Policies, f
     for file in files {
         match &file.rows {
             Rows::Toml(text) => toml_rows(sheet, &file.name, text, &mut gathered),
+            Rows::Features(_) => {}
             Rows::Table(rows) => {
                 for row in rows {
                     let place = Place { file: file.name.clone(), line: row.line, column: 1, path: String::new() };
@@ -179,7 +182,7 @@ fn foreign_key(sheet: &mut Sheet<'_>, raw: &raw::Key, place: Place, fault: Optio
         }
         Err(why) => {
             sheet.warn_elsewhere(place.clone(), format!("key `{id}` is refused: {why}"));
-            if let Some(key) = refused_key(raw, id.clone(), why, gathered) {
+            if let Some(key) = refused_key(raw, id.clone(), why, gathered.providers, gathered.policies, Source::File) {
                 gathered.keys.insert(id, (key, place));
             }
         }
@@ -187,15 +190,15 @@ fn foreign_key(sheet: &mut Sheet<'_>, raw: &raw::Key, place: Place, fault: Optio
 }
 
 /// The stand-in for a refused row: it shows what was written and is never probed.
-fn refused_key(raw: &raw::Key, id: KeyId, why: String, gathered: &Gathered<'_>) -> Option<Key> {
+pub fn refused_key(raw: &raw::Key, id: KeyId, why: String, providers: &Providers, policies: &Policies, source: Source) -> Option<Key> {
     // A user part in an address could be a password.
     let shown: Arc<str> = if raw.key.contains('@') { "(not shown)".into() } else { raw.key.chars().take(512).collect::<String>().into() };
-    let reference = match gathered.providers.get(raw.provider.as_str()).map(|provider| KeyRef::parse(provider.kind(), &raw.key)) {
+    let reference = match providers.get(raw.provider.as_str()).map(|provider| KeyRef::parse(provider.kind(), &raw.key)) {
         Some(Ok(reference)) => reference,
         Some(Err(_)) | None => KeyRef { text: shown.clone(), resource: Resource::Local { name: shown.as_ref().into() } },
     };
-    let policy = raw.policy.as_deref().and_then(|name| gathered.policies.get_key_value(name));
-    let policy = policy.or_else(|| gathered.policies.get_key_value("default")).map(|(id, _)| id.clone())?;
+    let policy = raw.policy.as_deref().and_then(|name| policies.get_key_value(name));
+    let policy = policy.or_else(|| policies.get_key_value("default")).map(|(id, _)| id.clone())?;
     Some(Key {
         id,
         provider: ProviderId::new(&raw.provider).or_else(|_| ProviderId::new("unknown")).ok()?,
@@ -206,7 +209,7 @@ fn refused_key(raw: &raw::Key, id: KeyId, why: String, gathered: &Gathered<'_>) 
         owner: raw.owner.clone(),
         labels: BTreeMap::new(),
         notify_owner: false,
-        source: Source::File,
+        source,
         refused: Some(why),
     })
 }

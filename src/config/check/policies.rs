@@ -77,6 +77,10 @@ fn policy(sheet: &mut Sheet<'_>, raw: raw::Policy, at: &core::ops::Range<usize>)
 }
 
 fn warn_of_odd_spans(sheet: &mut Sheet<'_>, policy: &Policy, at: &core::ops::Range<usize>) {
+    let denied = policy.on.get(&FailureKind::AccessDenied).filter(|rule| rule.access.is_some());
+    if denied.is_some_and(|rule| rule.over < Span::from_secs(10)) {
+        sheet.warn(at, "on.access_denied.over is shorter than 10s: each denial then waits for an answer of the control key of its own");
+    }
     if policy.suspect_interval > policy.probe_interval {
         sheet.warn(at, "suspect_interval is longer than probe_interval: a suspect key is looked at less often than a healthy one");
     }

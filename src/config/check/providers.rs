@@ -13,6 +13,7 @@ use crate::config::raw::{self, Int, Text};
 use crate::config::sheet::Sheet;
 use crate::config::{AzureCredentials, GcpCredentials, Provider, ProviderDetail, values};
 use crate::key::{AssumeRole, KeyTarget, ProviderId};
+use crate::time::Wall;
 use crate::words::ProviderKind;
 
 /// Azure's own hosts and their sovereign twins.
@@ -27,8 +28,8 @@ const AZURE_HOSTS: [&str; 7] = [
 ];
 
 /// Every provider of the file that could be read.
-pub fn providers(sheet: &mut Sheet<'_>) -> BTreeMap<ProviderId, Provider> {
-    let mut providers = BTreeMap::new();
+pub fn providers(sheet: &mut Sheet<'_>) -> (BTreeMap<ProviderId, Provider>, BTreeMap<ProviderId, Wall>) {
+    let (mut providers, mut expiries) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in sheet.entries("providers") {
         let id = sheet.name::<ProviderId>(&name);
         let Some(kind) = kind_of(sheet, &value) else { continue };
@@ -39,17 +40,32 @@ pub fn providers(sheet: &mut Sheet<'_>) -> BTreeMap<ProviderId, Provider> {
             ProviderKind::Local => local(sheet, &value),
         };
         if let (Some(id), Some(read)) = (id, read) {
+            if let Some(at) = read.credentials_expire_at.as_ref().and_then(|text| expiry(sheet, text)) {
+                expiries.insert(id.clone(), at);
+            }
             let provider = finish(sheet, id.clone(), kind, read, &value);
             providers.insert(id, provider);
         }
     }
-    providers
+    (providers, expiries)
+}
+
+/// A day (its first moment counts, to be early rather than late) or a time.
+fn expiry(sheet: &mut Sheet<'_>, text: &Text) -> Option<Wall> {
+    let written = text.get_ref();
+    let whole = if written.len() == 10 { format!("{written}T00:00:00Z") } else { written.clone() };
+    let found = whole.parse().ok();
+    if found.is_none() {
+        sheet.error(text.span(), "expected a day such as \"2027-01-31\" or an RFC 3339 time such as \"2027-01-31T12:00:00Z\"");
+    }
+    found
 }
 
 struct Read {
     detail: ProviderDetail,
     control_key: Option<Text>,
     calls_per_second: Option<Int>,
+    credentials_expire_at: Option<Text>,
 }
 
 /// The kind of a table, read before the table itself.
@@ -102,7 +118,12 @@ fn local<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read
     let raw: raw::LocalProvider = sheet.read(value)?;
     let path = raw.path.as_ref().and_then(|text| sheet.path(text));
     let path = path.unwrap_or_else(|| crate::config::sheet::join(sheet.base_dir(), "local-kms.json"));
-    Some(Read { detail: ProviderDetail::Local { path }, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
+    Some(Read {
+        detail: ProviderDetail::Local { path },
+        control_key: raw.control_key,
+        calls_per_second: raw.calls_per_second,
+        credentials_expire_at: None,
+    })
 }
 
 fn aws<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> {
@@ -121,7 +142,12 @@ fn aws<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> 
         assume_role: raw.assume_role.as_ref().and_then(|role| assume_role(sheet, role)),
         our_accounts: plain(raw.our_accounts),
     };
-    Some(Read { detail, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
+    Some(Read {
+        detail,
+        control_key: raw.control_key,
+        calls_per_second: raw.calls_per_second,
+        credentials_expire_at: raw.credentials_expire_at,
+    })
 }
 
 fn assume_role(sheet: &mut Sheet<'_>, raw: &raw::AssumeRole) -> Option<AssumeRole> {
@@ -162,7 +188,12 @@ fn gcp<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> 
         project_number: raw.project_number.map(Spanned::into_inner),
         our_accounts: plain(raw.our_accounts),
     };
-    Some(Read { detail, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
+    Some(Read {
+        detail,
+        control_key: raw.control_key,
+        calls_per_second: raw.calls_per_second,
+        credentials_expire_at: raw.credentials_expire_at,
+    })
 }
 
 fn azure<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read> {
@@ -187,7 +218,12 @@ fn azure<'a>(sheet: &mut Sheet<'a>, value: &Spanned<DeValue<'a>>) -> Option<Read
         host_suffixes,
         our_accounts: plain(raw.our_accounts),
     };
-    Some(Read { detail, control_key: raw.control_key, calls_per_second: raw.calls_per_second })
+    Some(Read {
+        detail,
+        control_key: raw.control_key,
+        calls_per_second: raw.calls_per_second,
+        credentials_expire_at: raw.credentials_expire_at,
+    })
 }
 
 /// A suffix of one label would match every host of a top-level domain.

@@ -3,10 +3,10 @@
 //! AWS states it; a state that we do not know is a doubt and never a statement.
 
 use aws_sdk_kms::primitives::DateTime;
-use aws_sdk_kms::types::{KeyMetadata, KeyState};
+use aws_sdk_kms::types::{KeyMetadata, KeySpec, KeyState, OriginType};
 
 use crate::key::KeyVersion;
-use crate::kms::{KeyFacts, KmsError, VersionFact};
+use crate::kms::{KeyFacts, KmsError, RotationFact, VersionFact};
 use crate::time::Wall;
 use crate::words::FailureKind as Kind;
 
@@ -31,8 +31,16 @@ pub fn read(metadata: &KeyMetadata) -> KeyFacts {
         expires_at: wall(metadata.valid_to.as_ref()),
         origin: metadata.origin.as_ref().map(|o| o.as_str().into()),
         multi_region: metadata.multi_region,
+        rotation: if rotates(metadata) { RotationFact::NotObservable } else { RotationFact::NotApplicable },
         ..KeyFacts::default()
     }
+}
+
+/// Only material that AWS made, of a symmetric key in AWS's own store, has a schedule.
+fn rotates(metadata: &KeyMetadata) -> bool {
+    let symmetric = metadata.key_spec.as_ref().is_none_or(|spec| *spec == KeySpec::SymmetricDefault);
+    let made_here = metadata.origin.as_ref().is_none_or(|origin| *origin == OriginType::AwsKms);
+    symmetric && made_here && metadata.custom_key_store_id.is_none()
 }
 
 fn fault(state: Option<&KeyState>, enabled: bool) -> Option<KmsError> {
@@ -49,7 +57,7 @@ fn fault(state: Option<&KeyState>, enabled: bool) -> Option<KmsError> {
     Some(KmsError::new(kind, stated, name, &format!("DescribeKey says KeyState {name}")))
 }
 
-fn wall(at: Option<&DateTime>) -> Option<Wall> {
+pub fn wall(at: Option<&DateTime>) -> Option<Wall> {
     at.and_then(|d| d.to_millis().ok()).map(Wall)
 }
 

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use zeroize::Zeroize as _;
+
 use super::AwsKms;
 use crate::key::KeyTarget;
 use crate::kms::{Answer, BoxFuture, WrapBytes, Wrapped};
@@ -34,7 +36,21 @@ impl AwsVaultKey {
 
 impl WrapBytes for AwsVaultKey {
     fn wrap_bytes<'a>(&'a self, plain: &'a [u8]) -> BoxFuture<'a, Answer<Wrapped>> {
-        Box::pin(async move { self.kms.seal_bytes(&self.key, plain, &self.context()).await })
+        Box::pin(async move {
+            let Answer { result, meta } = self.kms.seal_bytes(&self.key, plain, &self.context()).await;
+            let sealed = match result {
+                Ok(sealed) => sealed,
+                Err(error) => return Answer { result: Err(error), meta },
+            };
+            // Encrypt does not name the material; Decrypt does. Without it a rotation of the operator's
+            // key would never be seen, and a data key that does not open is of no use anyway.
+            let Answer { result, meta } = self.kms.open_bytes(&self.key, &sealed).await;
+            let result = result.map(|(mut plain, version)| {
+                plain.zeroize();
+                Wrapped { version, ..sealed }
+            });
+            Answer { result, meta }
+        })
     }
     fn unwrap_bytes<'a>(&'a self, wrapped: &'a Wrapped) -> BoxFuture<'a, Answer<Vec<u8>>> {
         Box::pin(async move {

@@ -8,7 +8,7 @@ use google_cloud_wkt::Timestamp;
 
 use super::errors::of_state;
 use crate::key::KeyVersion;
-use crate::kms::{KeyFacts, KmsError, VersionFact};
+use crate::kms::{KeyFacts, KmsError, RotationFact, VersionFact};
 use crate::time::Wall;
 use crate::words::FailureKind;
 
@@ -42,6 +42,7 @@ pub fn facts(address: &str, key: &CryptoKey, mut versions: Vec<CryptoKeyVersion>
         recoverable_until: deletion_at,
         protection_level: protection(key, telling.as_ref()),
         origin: Some(origin(key, telling.as_ref()).into()),
+        rotation: RotationFact::Observed,
         ..KeyFacts::default()
     }
 }

@@ -8,10 +8,11 @@ use super::fault::of_sql;
 use crate::journal::StoreFault;
 
 /// (number, name, statements), ascending without gaps.
-const STEPS: &[(i64, &str, &str)] = &[(
-    1,
-    "first tables",
-    "CREATE TABLE installation (id TEXT NOT NULL, made_at TEXT NOT NULL) STRICT;
+const STEPS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "first tables",
+        "CREATE TABLE installation (id TEXT NOT NULL, made_at TEXT NOT NULL) STRICT;
      CREATE TABLE keys (key TEXT NOT NULL PRIMARY KEY, shard INTEGER NOT NULL, epoch INTEGER NOT NULL, state TEXT NOT NULL)
        STRICT, WITHOUT ROWID;
      CREATE TABLE canaries (key TEXT NOT NULL, version TEXT NOT NULL, wrapped BLOB NOT NULL, digest BLOB NOT NULL, wrapped_version TEXT,
@@ -32,7 +33,20 @@ const STEPS: &[(i64, &str, &str)] = &[(
      CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE batches (run TEXT NOT NULL, batch INTEGER NOT NULL, digest TEXT NOT NULL, committed TEXT NOT NULL,
        PRIMARY KEY (run, batch)) STRICT, WITHOUT ROWID;",
-)];
+    ),
+    (
+        2,
+        "the vault",
+        "CREATE TABLE vault_data_keys (id TEXT NOT NULL PRIMARY KEY, made_at TEXT NOT NULL, uses INTEGER NOT NULL, wraps TEXT NOT NULL)
+       STRICT, WITHOUT ROWID;
+     CREATE TABLE vault_records (workspace TEXT NOT NULL, id TEXT NOT NULL, schema INTEGER NOT NULL, revision INTEGER NOT NULL,
+       written_at INTEGER NOT NULL, data_key TEXT NOT NULL, envelope BLOB NOT NULL, PRIMARY KEY (workspace, id)) STRICT;
+     CREATE TABLE vault_preservations (workspace TEXT NOT NULL, id TEXT NOT NULL, schema INTEGER NOT NULL, revision INTEGER NOT NULL,
+       written_at INTEGER NOT NULL, data_key TEXT NOT NULL, envelope BLOB NOT NULL, reason TEXT NOT NULL, person TEXT NOT NULL,
+       journaled INTEGER NOT NULL, PRIMARY KEY (workspace, id)) STRICT;
+     CREATE INDEX vault_unjournaled ON vault_preservations (id) WHERE journaled = 0;",
+    ),
+];
 
 /// Whether the database holds our tables.
 ///

@@ -139,3 +139,64 @@ fn a_denial_that_nobody_can_vouch_for_is_put_before_a_person() {
     bench.run(3600);
     assert_eq!(asked(&bench), 1);
 }
+
+#[test]
+fn the_end_of_our_own_secret_is_told_once_a_mark_over_restarts_and_not_after_its_renewal() {
+    let day = 86_400;
+    let with = |days: u64| {
+        let at = Wall(1_790_000_000_000).plus(Span::from_days(days));
+        HEAD.replace("region = \"us-east-2\"", &format!("region = \"us-east-2\"\ncredentials_expire_at = \"{at}\""))
+    };
+    let told = |bench: &Bench| bench.notices.iter().filter(|n| n.event == EventType::ProviderCredentials).count();
+    let mut bench = Bench::new("");
+    let take = |bench: &mut Bench, days: u64| {
+        bench.config = plan::parsed(&with(days));
+        let config = Arc::clone(&bench.config);
+        bench.ask(900, Action::Reload { config });
+    };
+    take(&mut bench, 31);
+    assert_eq!(told(&bench), 0);
+    bench.run(day + 60);
+    assert_eq!(told(&bench), 1);
+    let notice = bench.notices.iter().rev().find(|n| n.event == EventType::ProviderCredentials).unwrap();
+    assert_eq!(notice.severity, crate::words::Severity::Warning);
+    bench.restart();
+    bench.turn(vec![Event::Wake]);
+    bench.run(60);
+    assert_eq!(told(&bench), 1);
+    bench.now = bench.now.plus(Span::from_days(23));
+    bench.turn(vec![Event::Wake]);
+    assert_eq!(told(&bench), 2);
+    take(&mut bench, 400);
+    assert!(!bench.disk.restored().meta.contains_key("credentials:p"));
+    bench.now = bench.now.plus(Span::from_days(7));
+    bench.turn(vec![Event::Wake]);
+    assert_eq!(told(&bench), 2);
+}
+
+#[test]
+fn a_key_not_seen_for_long_does_not_wait_for_its_slot_after_a_restart() {
+    for id in ["a", "b", "c", "d", "e", "f"] {
+        let mut bench = Bench::proven(&key(id, "\"w\"", "default"));
+        bench.run(70);
+        bench.restart();
+        let (stored, down) = (bench.keys[id].last_conclusive_at.unwrap(), Span::from_secs(90));
+        // The stored row is up to ten minutes old; the daemon comes back 90 s after it.
+        bench.now.wall = stored.plus(down);
+        bench.restart();
+        let next = bench.keys[id].next_probe_at.unwrap();
+        assert!(next <= stored.plus(Span::from_secs(120)), "{id}: {next} of {stored}");
+    }
+}
+
+#[test]
+fn a_rule_shorter_than_the_cache_needs_an_answer_of_the_control_key_for_each_denial() {
+    let policy =
+        "[policies.fast]\non.access_denied = { looks = 2, of = 2, over = \"2s\", access = \"locked\" }\nsuspect_interval = \"1s\"\n";
+    let mut bench = Bench::proven(&format!("{policy}{}", key("k", "\"w\"", "fast")));
+    let controls = |bench: &Bench| bench.probes.iter().filter(|(s, _)| matches!(s, Subject::Control(_))).count();
+    let before = controls(&bench);
+    bench.deny("k", true);
+    until_locked(&mut bench, "w", 200);
+    assert!(controls(&bench) - before >= 2, "{}", controls(&bench) - before);
+}
