@@ -191,6 +191,11 @@ All or nothing: a bad file changes nothing, is told on stderr, and exits 78.")]
         #[command(subcommand)]
         act: ReceiversAct,
     },
+    /// Notices: what waits, what is dead, what nobody has acknowledged
+    Notices {
+        #[command(subcommand)]
+        act: NoticesAct,
+    },
     /// Tokens of the HTTP API
     Token {
         #[command(subcommand)]
@@ -296,6 +301,24 @@ pub enum VaultAct {
 pub enum ReceiversAct {
     /// Send a test notice through the daemon's whole path
     Test { name: String },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NoticesAct {
+    /// List notices that wait (pending), were refused for good (dead) or that nobody has seen (unacknowledged)
+    List {
+        #[arg(long, default_value = "pending", value_parser = ["pending", "dead", "unacknowledged"])]
+        state: String,
+    },
+    /// Say that a person has seen the notice of a lock; nobody else is called in for it
+    Ack { id: String },
+    /// Send dead letters again: one, or all with --dead
+    Resend {
+        #[arg(required_unless_present = "dead")]
+        id: Option<String>,
+        #[arg(long, conflicts_with = "id")]
+        dead: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -434,8 +457,9 @@ async fn perform(cli: &Cli) -> Result<Shown, CliError> {
         | Command::Brake { .. }
         | Command::Version { .. }
         | Command::Key { .. }
+        | Command::Receivers { .. }
         | Command::Vault { .. }
-        | Command::Receivers { .. } => daemon::ask(path, &cli.command).await,
+        | Command::Notices { .. } => daemon::ask(path, &cli.command).await,
     }
 }
 

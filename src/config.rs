@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::gate::{Features, FeaturesOf};
 use crate::key::{AssumeRole, KeyId, KeyTarget, LeverId, PolicyId, ProviderId, ReceiverId, WorkspaceId};
+use crate::notify::storm::Pace;
 use crate::policy::Policy;
 use crate::time::{Span, Wall};
 use crate::words::{ProviderKind, Role, Severity};
@@ -294,6 +295,8 @@ impl std::fmt::Debug for UrlRef {
 pub struct ReceiverConfig {
     pub id: ReceiverId,
     pub detail: ReceiverDetail,
+    /// Who is told instead while this one takes nothing.
+    pub fallback: Option<ReceiverId>,
 }
 
 /// Shell-style patterns (`*` only) that all must match.
@@ -302,6 +305,9 @@ pub struct Match {
     pub provider: Option<String>,
     pub owner: Option<String>,
     pub workspace: Option<String>,
+    pub key: Option<String>,
+    /// The notice's type, such as `key.*`.
+    pub kind: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -309,6 +315,30 @@ pub struct Route {
     pub receivers: Vec<ReceiverId>,
     pub severity: Severity,
     pub matching: Match,
+}
+
+/// Hours in which quiet notices wait, in a time zone of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Quiet {
+    /// Minutes after midnight.
+    pub from: u16,
+    pub to: u16,
+    pub timezone: String,
+}
+
+/// Who else is told when nobody acknowledges a critical lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Escalate {
+    pub after: Span,
+    pub receivers: Vec<ReceiverId>,
+}
+
+/// How people are told, whatever the receiver.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NotifyConfig {
+    pub pace: Pace,
+    pub quiet: Option<Quiet>,
+    pub escalate: Option<Escalate>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -420,12 +450,26 @@ pub struct Config {
     pub receivers: BTreeMap<ReceiverId, ReceiverConfig>,
     pub routes: Vec<Route>,
     pub levers: BTreeMap<LeverId, LeverConfig>,
+    pub notify: NotifyConfig,
     pub cluster_lease: Span,
     pub heartbeat: Heartbeat,
     pub reports: Vec<Report>,
 }
 
 impl Config {
+    /// Receivers that keep one incident per matter until they are told of its end.
+    #[must_use]
+    pub fn keeping_incidents(&self) -> Vec<ReceiverId> {
+        let keeps = |detail: &ReceiverDetail| match detail {
+            ReceiverDetail::PagerDuty { .. } => true,
+            ReceiverDetail::Email { .. }
+            | ReceiverDetail::Webhook { .. }
+            | ReceiverDetail::Slack { .. }
+            | ReceiverDetail::Alertmanager { .. } => false,
+        };
+        self.receivers.values().filter(|receiver| keeps(&receiver.detail)).map(|receiver| receiver.id.clone()).collect()
+    }
+
     /// The features as they stand for one workspace, known or not.
     #[must_use]
     pub fn features_of(&self, workspace: &str) -> FeaturesOf<'_> {

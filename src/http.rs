@@ -33,6 +33,7 @@ pub mod drills;
 pub mod hints;
 pub mod input;
 pub mod keys;
+pub mod notices;
 pub mod ofrep;
 pub mod page;
 pub mod problem;
@@ -203,6 +204,10 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/status", get(status::status))
         .route("/v1/reload", post(status::reload))
         .route("/v1/receivers/{name}/test", post(status::test_receiver))
+        .route("/v1/notices", get(notices::list))
+        .route("/v1/notices/resend", post(notices::resend_all))
+        .route("/v1/notices/{id}/ack", post(notices::acknowledge))
+        .route("/v1/notices/{id}/resend", post(notices::resend))
         .route("/v1/activity", get(status::activity))
         .route("/ofrep/v1/evaluate/flags", post(ofrep::bulk))
         .route("/ofrep/v1/evaluate/flags/{flag}", post(ofrep::one))

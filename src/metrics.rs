@@ -7,7 +7,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaug
 
 use crate::config::Config;
 use crate::published::Snapshot;
-use crate::time::{Now, Span};
+use crate::time::{Now, Span, Wall};
 use crate::words::{AuditMeaning, AuditTrouble, FailureKind, Leg, LegOutcome};
 
 pub mod families;
@@ -93,6 +93,7 @@ pub struct Metrics {
     audit_malformed: IntCounterVec,
     audit_faults: IntCounterVec,
     hints: IntCounterVec,
+    heartbeat: prometheus::Gauge,
     probe_task_panics: IntCounter,
     vault: Vault,
 }
@@ -155,6 +156,9 @@ impl Metrics {
         let reload_ok = IntGauge::new("cmek_config_last_reload_successful", "Whether the last load of the configuration succeeded.")?;
         registry.register(Box::new(reload_ok.clone()))?;
         reload_ok.set(1);
+        let heartbeat = "When the dead man's switch was last told that all is well; 0 = never.";
+        let heartbeat = prometheus::Gauge::new("cmek_heartbeat_last_success_timestamp_seconds", heartbeat)?;
+        registry.register(Box::new(heartbeat.clone()))?;
         let build = Opts::new("cmek_build_info", "Version of this build; always 1.").const_label("version", env!("CARGO_PKG_VERSION"));
         let build = IntGauge::with_opts(build)?;
         registry.register(Box::new(build.clone()))?;
@@ -174,6 +178,7 @@ impl Metrics {
             reload_ok,
             reloads: counters("cmek_config_reloads_total", "Loads of the configuration after the start, by result.", &["result"])?,
             refused: RefusedReason::ALL.iter().map(|r| refused.with_label_values(&[r.as_str()])).collect(),
+            heartbeat,
             store_write_failures: counter("cmek_store_write_failures_total", "Transactions that the store did not take.")?,
             audit_events: counters("cmek_audit_events_total", "Events of audit sources by what they mean.", &["source", "meaning"])?,
             audit_malformed: counters("cmek_audit_malformed_total", "Entries of audit sources that could not be read.", &["source"])?,
@@ -306,6 +311,11 @@ impl Metrics {
     /// A pushed hint came to its end.
     pub fn hint(&self, source: &str, outcome: HintOutcome) {
         self.hints.with_label_values(&[source, outcome.as_str()]).inc();
+    }
+
+    /// The dead man's switch took a call.
+    pub fn heartbeat(&self, at: Wall) {
+        self.heartbeat.set(Span(u64::try_from(at.0).unwrap_or(0)).as_secs_f64());
     }
 
     /// A probe's adapter panicked.

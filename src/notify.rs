@@ -14,6 +14,7 @@ use crate::words::{Access, Cause, Code, EventType, Sequence, Severity};
 pub mod about;
 pub mod compose;
 pub mod outbox;
+pub mod storm;
 
 #[cfg(feature = "daemon")]
 pub mod alertmanager;
@@ -72,6 +73,12 @@ pub struct Notice {
     pub terminal: bool,
     pub recoverable_until: Option<Wall>,
     pub drill: bool,
+    /// Set on the word to pagers that a person has seen what this notice told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged_by: Option<String>,
+    /// Set on a message that stands for many notices, and on one that ends such a storm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storm: Option<Arc<storm::Storm>>,
 }
 
 /// How a send ended.

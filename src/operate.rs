@@ -9,10 +9,11 @@ use std::sync::Arc;
 use crate::audit::Told;
 use crate::config::Config;
 use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
+use crate::notify::{Notice, NoticeId, OutboxRow, OutboxState};
 use crate::snapshot::{DrillView, KeyView, WorkspaceView};
-use crate::time::Span;
+use crate::time::{Span, Wall};
 use crate::vault::wraps::KeyRole;
-use crate::words::EventType;
+use crate::words::{EventType, Severity};
 
 /// One request of an operator. `actor` says who: token name, or `uid:NAME` on the control socket.
 #[derive(Clone, PartialEq, Debug)]
@@ -90,6 +91,24 @@ pub enum Action {
     Audit {
         told: Box<Told>,
     },
+    /// A person has seen a lock notice.
+    AcknowledgeNotice {
+        id: NoticeId,
+    },
+    /// Dead letters go out again: one notice's, or all.
+    ResendNotices {
+        id: Option<NoticeId>,
+    },
+    /// Changes nothing: shows what waits.
+    ListNotices {
+        filter: NoticeFilter,
+    },
+    /// Changes nothing: whether the loop, the store and the outbox are well.
+    Health,
+    /// Quiet hours last until then; `None` = there are none now.
+    Quiet {
+        until: Option<Wall>,
+    },
     /// One activity event of a workspace; answered when it is stored.
     Journal {
         event: EventType,
@@ -107,6 +126,9 @@ pub enum Action {
     Report {
         name: String,
         receivers: Vec<ReceiverId>,
+        /// The time of the calendar that it is for, as the clock on the wall shows it there. A slot
+        /// is served once; the first one ever only begins the count.
+        slot: String,
     },
 }
 
@@ -123,6 +145,76 @@ pub enum Reply {
     Released(u32),
     /// How many registered keys the events spoke of.
     Heard(u32),
+    Notices(Vec<NoticeView>),
+    /// `None` = all is well; else what is not.
+    Health(Option<String>),
+}
+
+/// Which notices are asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoticeFilter {
+    /// `pending`, `dead` or `unacknowledged`.
+    pub state: String,
+    pub limit: usize,
+}
+
+/// A notice as operators see it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NoticeView {
+    pub id: String,
+    /// `null` where it does not belong to one receiver.
+    pub receiver: Option<ReceiverId>,
+    /// `pending`, `in_flight`, `dead`, `unacknowledged` or `escalated`.
+    pub state: String,
+    #[serde(rename = "type")]
+    pub event: EventType,
+    pub severity: Severity,
+    pub created_at: Wall,
+    pub key: Option<KeyId>,
+    pub workspaces: Vec<WorkspaceId>,
+    pub message: String,
+    pub attempts: u32,
+    pub next_at: Option<Wall>,
+    pub last_error: Option<String>,
+}
+
+impl NoticeView {
+    #[must_use]
+    pub fn of_notice(notice: &Notice, state: &str) -> Self {
+        Self {
+            id: notice.id.0.to_string(),
+            receiver: None,
+            state: state.to_owned(),
+            event: notice.event,
+            severity: notice.severity,
+            created_at: notice.timestamp,
+            key: notice.key.clone(),
+            workspaces: notice.workspaces.clone(),
+            message: notice.message.clone(),
+            attempts: 0,
+            next_at: None,
+            last_error: None,
+        }
+    }
+
+    #[must_use]
+    pub fn of_row(row: &OutboxRow) -> Self {
+        let state = match row.state {
+            OutboxState::Pending => "pending",
+            OutboxState::InFlight => "in_flight",
+            OutboxState::Done => "done",
+            OutboxState::Dead => "dead",
+            OutboxState::Folded => "folded",
+        };
+        Self {
+            receiver: Some(row.receiver.clone()),
+            created_at: row.created_at,
+            attempts: row.attempts,
+            next_at: (row.state == OutboxState::Pending).then_some(row.next_at),
+            last_error: row.last_error.clone(),
+            ..Self::of_notice(&row.notice, state)
+        }
+    }
 }
 
 /// Why it was not done. `slug` is the problem type (`urn:cmek-watchdog:<slug>`).
@@ -146,6 +238,8 @@ pub enum RefusalSlug {
     UnknownVersion,
     /// 404
     UnknownReceiver,
+    /// 404
+    UnknownNotice,
     /// 409: an automatic lock, and no proof that the key works again.
     NotProven,
     /// 409

@@ -5,6 +5,7 @@
 mod audit;
 mod calendar;
 mod effects;
+mod heartbeat;
 mod reload;
 mod start;
 mod supervise;

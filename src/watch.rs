@@ -10,6 +10,7 @@ mod hearing;
 mod judging;
 mod ledger;
 mod levers;
+mod notices;
 mod operators;
 mod probing;
 mod registering;
@@ -181,6 +182,9 @@ pub struct Watch {
     outbox: Outbox,
     levers: Levers,
     drills: BTreeMap<String, drills::Drill>,
+    /// Slots of the reports that were served last, by name.
+    reports: BTreeMap<String, String>,
+    unacked: BTreeMap<NoticeId, notices::Unacked>,
     /// Ends of overrides.
     overrides: BTreeSet<(Wall, WorkspaceId)>,
     /// Keys that came in by the API, as they were written.
@@ -234,6 +238,7 @@ impl Watch {
         self.settle_names(now);
         self.start_controls(now, out);
         self.start_probes(now, out);
+        self.escalate(now);
         self.start_sends(now, out);
         self.ledger_turn(now, out);
         self.start_levers(now, out);
@@ -259,10 +264,11 @@ impl Watch {
             self.controls.values().filter_map(Control::next).min(),
             self.next_credentials_mark(now),
             self.ledger.next_deadline(),
-            self.outbox.next_deadline(),
             self.levers.next_deadline(),
             self.next_drill_end(),
             self.hearing.next(now),
+            self.outbox.next_deadline(now),
+            self.next_escalation(now),
         ]
         .into_iter()
         .flatten()

@@ -226,6 +226,10 @@ vocabulary! {
         AuditResumed = "audit.resumed",
         KeyAttributed = "key.attributed",
         Digest = "digest",
+        /// Many notices told as one message.
+        NoticesGrouped = "notices.grouped",
+        NoticeAcknowledged = "notice.acknowledged",
+        NoticeEscalated = "notice.escalated",
         SafetyPreserved = "safety.preserved",
         VaultOperatorKey = "vault.operator_key",
         VaultKeysGood = "vault.keys_good",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, REVOKED};
 use super::show::{self, Shown, row, table};
-use super::{BrakeAct, Command, KeyAct, ReceiversAct, VaultAct, VersionAct};
+use super::{BrakeAct, Command, KeyAct, NoticesAct, ReceiversAct, VaultAct, VersionAct};
 use crate::config::load::{self, LoadError};
 use crate::http::client::{self, ClientError, segment};
 use crate::http::socket;
@@ -63,7 +63,8 @@ pub async fn ask(config: &Path, command: &Command) -> Result<Shown, CliError> {
             };
             Ok(Shown::good(body, if text.is_empty() { "no drills\n".to_owned() } else { text }))
         }
-        Command::Brake { .. } => {
+        Command::Notices { act: NoticesAct::List { .. } } => Ok(shown_notices(body)),
+        Command::Brake { .. } | Command::Notices { act: NoticesAct::Resend { .. } } => {
             let released = body.get("released").and_then(Value::as_u64).unwrap_or(0);
             Ok(Shown::good(body, format!("{}: {released}\n", request.done)))
         }
@@ -152,6 +153,17 @@ fn request(command: &Command) -> Result<Request, CliError> {
             "; nothing was sent",
             format!("a test notice is on its way to {name}"),
         ),
+        Command::Notices { act: NoticesAct::List { state } } => {
+            let path = format!("/v1/notices?limit=1000&state={}", segment(state));
+            Request { method: Method::GET, path, body: None, otherwise: "", done: String::new() }
+        }
+        Command::Notices { act: NoticesAct::Ack { id } } => {
+            post(format!("/v1/notices/{}/ack", segment(id)), None, NO_CHANGE, format!("notice {id} is acknowledged"))
+        }
+        Command::Notices { act: NoticesAct::Resend { id, .. } } => {
+            let path = id.as_ref().map_or_else(|| "/v1/notices/resend".to_owned(), |id| format!("/v1/notices/{}/resend", segment(id)));
+            post(path, None, "; nothing was sent", "notices on their way again".to_owned())
+        }
         _ => Request { method: Method::GET, path: "/v1/status".to_owned(), body: None, otherwise: "", done: String::new() },
     })
 }
@@ -313,6 +325,17 @@ fn providers(body: &Value) -> String {
         row(&[text(provider, "provider"), text(provider, "kind"), control, &brake, credentials, &missed])
     }));
     format!("\n{}", table("", &rows))
+}
+
+fn shown_notices(body: Value) -> Shown {
+    let mut rows = vec![row(&["ID", "RECEIVER", "STATE", "TYPE", "SEVERITY", "SINCE", "TRIES", "LAST ERROR"])];
+    rows.extend(items(&body, "items").iter().map(|one| {
+        let tries = number(one, "attempts").to_string();
+        let word = |name| text(one, name);
+        row(&[word("id"), word("receiver"), word("state"), word("type"), word("severity"), word("created_at"), &tries, word("last_error")])
+    }));
+    let out = if rows.len() == 1 { "no notices\n".to_owned() } else { table("", &rows) };
+    Shown::good(body, out)
 }
 
 fn receivers(body: &Value) -> String {

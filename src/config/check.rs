@@ -28,7 +28,7 @@ pub use gather::{KeysFile, Row, Rows};
 pub use keys::{Fault, key_of, reference};
 pub use registered::{Registered, register, take_in};
 
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 21] = [
     "server",
     "store",
     "gate",
@@ -46,6 +46,7 @@ const TABLES: [&str; 20] = [
     "receivers",
     "levers",
     "routes",
+    "notify",
     "cluster",
     "heartbeat",
     "reports",
@@ -109,6 +110,7 @@ fn assemble(sheet: &mut Sheet<'_>, keys_files: &[KeysFile]) -> Config {
         workspace_features,
         workspaces,
         audit: audit::audit(sheet, &providers),
+        notify: notices::notify(sheet, &receivers),
         reports: notices::reports(sheet, &receivers),
         receivers,
         routes,

@@ -326,6 +326,7 @@ pub struct Oidc {
 pub struct Email {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub smtp: Text,
     pub from: Text,
     pub to: Spanned<Vec<Text>>,
@@ -339,6 +340,7 @@ pub struct Email {
 pub struct Webhook {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub url: Text,
     pub secret: Text,
 }
@@ -348,6 +350,7 @@ pub struct Webhook {
 pub struct Slack {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub url: Text,
 }
 
@@ -356,6 +359,7 @@ pub struct Slack {
 pub struct PagerDuty {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub routing_key: Text,
     pub url: Option<Text>,
 }
@@ -365,6 +369,7 @@ pub struct PagerDuty {
 pub struct Alertmanager {
     #[serde(rename = "kind")]
     pub _kind: String,
+    pub fallback: Option<Text>,
     pub url: Text,
 }
 
@@ -426,6 +431,35 @@ pub struct Match {
     pub provider: Option<Text>,
     pub owner: Option<Text>,
     pub workspace: Option<Text>,
+    pub key: Option<Text>,
+    #[serde(rename = "type")]
+    pub kind: Option<Text>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Notify {
+    pub group_above: Option<Int>,
+    pub group_within: Option<Text>,
+    pub group_every: Option<Text>,
+    pub per_hour: Option<Int>,
+    pub quiet: Option<Quiet>,
+    pub escalate: Option<Escalate>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quiet {
+    pub from: Text,
+    pub to: Text,
+    pub timezone: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Escalate {
+    pub after: Text,
+    pub receivers: Spanned<Vec<Text>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -28,7 +28,8 @@ fn matches(notice: &Notice, wanted: &Match) -> bool {
         Some(pattern) => value.is_some_and(|value| fits(pattern, value)),
     };
     let workspace = wanted.workspace.as_ref().is_none_or(|pattern| notice.workspaces.iter().any(|ws| fits(pattern, ws.as_str())));
-    workspace && one(&wanted.provider, notice.provider.as_ref().map(|p| p.as_str())) && one(&wanted.owner, notice.owner.as_deref())
+    let kind = one(&wanted.kind, Some(notice.event.as_str())) && one(&wanted.key, notice.key.as_ref().map(|key| key.as_str()));
+    workspace && kind && one(&wanted.provider, notice.provider.as_ref().map(|p| p.as_str())) && one(&wanted.owner, notice.owner.as_deref())
 }
 
 /// Shell-style pattern with `*` only (any run of characters, none included). Case counts.

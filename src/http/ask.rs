@@ -64,6 +64,8 @@ fn told(doors: &Doors, reply: Reply) -> Response {
         Reply::Drill(view) => Json(&*view).into_response(),
         Reply::Key(view) => Json(&*view).into_response(),
         Reply::Heard(keys) => Json(serde_json::json!({ "keys": keys })).into_response(),
+        Reply::Notices(views) => super::notices::shown(&views),
+        Reply::Health(why) => Json(serde_json::json!({ "why": why })).into_response(),
         Reply::Registered(view) => (StatusCode::CREATED, Json(&*view)).into_response(),
         Reply::Released(count) => Json(serde_json::json!({ "released": count })).into_response(),
     }

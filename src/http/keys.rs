@@ -73,7 +73,14 @@ pub async fn validate(
     match ask(&doors, operator.actor, Action::Validate { key: key.clone() }).await? {
         Asked::Answered(Ok(Reply::Key(view))) => Ok(validated(&view, failure(&view))),
         Asked::Answered(Ok(
-            Reply::Done | Reply::Workspace(_) | Reply::Drill(_) | Reply::Released(_) | Reply::Registered(_) | Reply::Heard(_),
+            Reply::Done
+            | Reply::Workspace(_)
+            | Reply::Drill(_)
+            | Reply::Released(_)
+            | Reply::Registered(_)
+            | Reply::Heard(_)
+            | Reply::Notices(_)
+            | Reply::Health(_),
         )) => published(&doors, &key, None),
         Asked::Answered(Err(refusal)) if refusal.slug == RefusalSlug::Busy => {
             doors.refused(RefusedReason::TooMany, key.as_str());

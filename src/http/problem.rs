@@ -93,6 +93,7 @@ impl From<Refusal> for Problem {
             RefusalSlug::UnknownProvider => (StatusCode::NOT_FOUND, "unknown_provider"),
             RefusalSlug::UnknownVersion => (StatusCode::NOT_FOUND, "unknown_version"),
             RefusalSlug::UnknownReceiver => (StatusCode::NOT_FOUND, "unknown_receiver"),
+            RefusalSlug::UnknownNotice => (StatusCode::NOT_FOUND, "unknown_notice"),
             RefusalSlug::NotProven => (StatusCode::CONFLICT, "not_proven"),
             RefusalSlug::FileManaged => (StatusCode::CONFLICT, "file_managed"),
             RefusalSlug::KeyLocks => (StatusCode::CONFLICT, "key_locks"),

@@ -72,7 +72,10 @@ impl Topic {
             | EventType::ClockStepped
             | EventType::DaemonStarted
             | EventType::SafetyPreserved
-            | EventType::Digest => Self::Single,
+            | EventType::Digest
+            | EventType::NoticesGrouped
+            | EventType::NoticeAcknowledged
+            | EventType::NoticeEscalated => Self::Single,
         }
     }
 
@@ -194,7 +197,10 @@ pub const fn severity_of(event: EventType) -> Severity {
         | EventType::ConfigReloaded
         | EventType::SafetyPreserved
         | EventType::VaultKeysGood
-        | EventType::Digest => Severity::Info,
+        | EventType::Digest
+        | EventType::NoticesGrouped
+        | EventType::NoticeAcknowledged
+        | EventType::NoticeEscalated => Severity::Info,
     }
 }
 
@@ -227,6 +233,39 @@ pub fn protected(notice: &Notice) -> bool {
             | EventType::BrakeReleased
     );
     lock || *severity == Severity::Critical
+}
+
+/// Names of the matters of a notice for receivers that keep an incident for each: they say what it is
+/// about and nothing that changes while it lasts. Drills are apart from the real thing.
+#[must_use]
+pub fn matters(notice: &Notice) -> Vec<String> {
+    let named = |subject: &str| matter(notice, subject);
+    let key_or_provider = match (&notice.key, &notice.provider) {
+        (Some(key), _) => Some(key.to_string()),
+        (None, Some(provider)) => Some(provider.to_string()),
+        (None, None) => None,
+    };
+    match (Topic::of(notice.event), key_or_provider) {
+        (Topic::Single | Topic::Receiver, _) => vec![named(&notice.id.0)],
+        (Topic::Access, _) => notice.workspaces.iter().map(|workspace| named(workspace.as_str())).collect(),
+        (_, Some(subject)) => vec![named(&subject)],
+        (_, None) => vec![named(&joined(notice))],
+    }
+}
+
+/// The name of one matter of a notice.
+#[must_use]
+pub fn matter(notice: &Notice, subject: &str) -> String {
+    let drill = if notice.drill { "drill/" } else { "" };
+    format!("cmek/{drill}{}/{subject}", Topic::of(notice.event).as_str())
+}
+
+/// The notice's workspaces in one text, whatever their order.
+#[must_use]
+pub fn joined(notice: &Notice) -> String {
+    let mut workspaces: Vec<&str> = notice.workspaces.iter().map(WorkspaceId::as_str).collect();
+    workspaces.sort_unstable();
+    workspaces.join(",")
 }
 
 /// Identity of the matter: two notices with equal `About` speak of the same thing.

@@ -5,6 +5,7 @@
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::kms::BoxFuture;
 use crate::notify::about::{Topic, closes, severity_of};
@@ -17,7 +18,9 @@ use crate::words::EventType;
 const STAYS: Span = Span::from_days(7);
 /// An event that has no end (a rotation) is shown so long.
 const PASSES: Span = Span::from_hours(1);
-/// Most workspaces that get an alert of their own in one post; then one alert stands for all.
+/// For all posts of one notice together.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Most alerts in one post, and most workspaces that get an alert of their own in one post; then one alert stands for all.
 const MOST_ALERTS: usize = 500;
 
 /// Alertmanager at one address.
@@ -47,11 +50,38 @@ impl Alertmanager {
     }
 
     async fn deliver(&self, notice: &Notice) -> Delivery {
-        match serde_json::to_vec(&alerts(notice)) {
-            Ok(body) => self.door.post(HeaderMap::new(), body, crate::clock::now().wall).await,
-            Err(_) => Delivery::Refused { reason: "the notice cannot be written as JSON".to_owned() },
+        let all = async {
+            for part in all_alerts(notice).chunks(MOST_ALERTS) {
+                let Ok(body) = serde_json::to_vec(part) else {
+                    return Delivery::Refused { reason: "the notice cannot be written as JSON".to_owned() };
+                };
+                match self.door.post(HeaderMap::new(), body, crate::clock::now().wall).await {
+                    Delivery::Delivered => {}
+                    // What was sent before is sent again then; the same alert is only refreshed.
+                    stopped => return stopped,
+                }
+            }
+            Delivery::Delivered
+        };
+        match tokio::time::timeout(DEADLINE, all).await {
+            Ok(delivery) => delivery,
+            Err(_) => Delivery::Retry { after: None, reason: "no answer in time".to_owned() },
         }
     }
+}
+
+/// A message for many carries the alerts of each of its members: they must end one by one. Of the same
+/// alert the last word counts.
+fn all_alerts(notice: &Notice) -> Vec<Alert> {
+    let members = notice.storm.as_ref().map(|storm| storm.members.as_slice()).unwrap_or_default();
+    if members.is_empty() {
+        return alerts(notice);
+    }
+    let mut last: BTreeMap<BTreeMap<&'static str, String>, Alert> = BTreeMap::new();
+    for alert in members.iter().flat_map(|member| alerts(member)) {
+        last.insert(alert.labels.clone(), alert);
+    }
+    last.into_values().collect()
 }
 
 /// The alerts of one notice: the one it opens, and the end of every other one of its matter.

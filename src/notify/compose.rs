@@ -159,6 +159,9 @@ pub fn sentence(facts: &Facts<'_>) -> String {
         EventType::AuditResumed => format!("Audit source {name} is read again{when}."),
         EventType::KeyAttributed => format!("Key {name}: an audit log tells who did it{when}."),
         EventType::Digest => format!("State of all keys{when}."),
+        EventType::NoticesGrouped => format!("Many notices came at once{when}."),
+        EventType::NoticeAcknowledged => format!("A person has seen the notice about {name}{when}."),
+        EventType::NoticeEscalated => format!("Nobody has acknowledged the notice about {name}{when}."),
         EventType::SafetyPreserved => "Safety metadata was preserved.".to_owned(),
         EventType::VaultOperatorKey => {
             "A key of the safety vault does not wrap and unwrap. No workspace is locked for it; safety metadata may become unreadable."
@@ -296,7 +299,8 @@ const fn brief(cause: Cause) -> &'static str {
 }
 
 /// What happened, in a word or two.
-const fn happened(event: EventType) -> &'static str {
+#[must_use]
+pub const fn happened(event: EventType) -> &'static str {
     match event {
         EventType::KeySuspect => "suspect",
         EventType::KeyRevoked => "revoked",
@@ -342,6 +346,9 @@ const fn happened(event: EventType) -> &'static str {
         EventType::AuditResumed => "an audit log is read again",
         EventType::KeyAttributed => "known who did it",
         EventType::Digest => "daily state",
+        EventType::NoticesGrouped => "notices together",
+        EventType::NoticeAcknowledged => "acknowledged",
+        EventType::NoticeEscalated => "not acknowledged in time",
         EventType::SafetyPreserved => "safety metadata preserved",
         EventType::VaultOperatorKey => "safety vault's key fails",
         EventType::VaultKeysGood => "safety vault's keys work",
@@ -366,6 +373,7 @@ pub fn subject(notice: &Notice) -> String {
             | EventType::LeverFailed
     );
     let line = match (&notice.key, about_workspaces) {
+        _ if notice.event == EventType::NoticesGrouped => grouped(notice),
         (Some(key), true) => {
             let why = notice.cause.filter(|_| notice.event != EventType::WorkspaceOpened).map_or("works", brief);
             format!("{} {what}: key {key} {why}", workspaces(notice))
@@ -385,6 +393,14 @@ pub fn subject(notice: &Notice) -> String {
         },
     };
     format!("{drill}[cmek][{severity}] {line}")
+}
+
+/// `5,000 notices together: wrkspc_demo and 2,499 more locked`.
+fn grouped(notice: &Notice) -> String {
+    let members = notice.storm.as_ref().map(|storm| storm.members.as_slice()).unwrap_or_default();
+    let first = crate::notify::storm::listed(members).first().map_or("", |notice| happened(notice.event));
+    let about = if notice.workspaces.is_empty() { String::new() } else { format!("{} ", workspaces(notice)) };
+    format!("{} {}: {about}{first}", members.len(), happened(notice.event))
 }
 
 fn workspaces(notice: &Notice) -> String {

@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::key::ReceiverId;
+use crate::notify::storm::Pace;
 use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
 use crate::snapshot::OutboxView;
-use crate::time::{Mono, Now, Span};
+use crate::time::{Mono, Now, Span, Wall};
+use crate::words::Severity;
 
 mod queue;
+mod storms;
 
 use queue::Queue;
 
@@ -66,6 +69,8 @@ pub struct Due {
     /// To be written with the next commit, and given to [`Outbox::stored`] after it.
     pub rows: Vec<OutboxRow>,
     pub counts: Vec<(ReceiverId, Counts)>,
+    /// To be written with the next commit: matters told of in a storm, see [`Outbox::restore_matter`].
+    pub matters: Vec<(ReceiverId, String, Option<String>)>,
     /// Receivers that turned out to be failing because no answer came.
     pub failing: Vec<ReceiverId>,
 }
@@ -76,6 +81,8 @@ pub struct Sent {
     /// To be written with the next commit, and given to [`Outbox::stored`] after it.
     pub rows: Vec<OutboxRow>,
     pub counts: Counts,
+    /// To be written with the next commit: matters told of in a storm, with its id; `None` = over.
+    pub matters: Vec<(String, Option<String>)>,
     /// Said once; again only after the receiver healed.
     pub became_failing: bool,
     pub healed: bool,
@@ -105,6 +112,20 @@ impl Outbox {
             self.queues.entry(receiver).or_default().known = true;
         }
         self.queues.retain(|_, queue| queue.known || !queue.is_empty());
+    }
+
+    /// How many notices become one, for every receiver; `None` = never. `incidents` are the receivers
+    /// that keep an incident per matter.
+    pub fn set_pace(&mut self, pace: Option<Pace>, incidents: &[ReceiverId]) {
+        for (receiver, queue) in &mut self.queues {
+            queue.weather.pace = pace;
+            queue.weather.incidents = incidents.contains(receiver);
+        }
+    }
+
+    /// A matter that was told of in a storm and had not ended when the store was last written.
+    pub fn restore_matter(&mut self, receiver: ReceiverId, matter: String, storm: Arc<str>) {
+        self.queues.entry(receiver).or_default().weather.restore(matter, storm);
     }
 
     /// Takes the rows that a store has kept. What was in flight is pending again: whether it arrived
@@ -153,6 +174,7 @@ impl Outbox {
                 due.failing.push(receiver.clone());
             }
             due.rows.extend(lost.rows);
+            due.matters.extend(lost.matters.into_iter().map(|(matter, storm)| (receiver.clone(), matter, storm)));
             let mut counts = lost.counts;
             queue.sweep(now, &mut due.rows, &mut counts);
             if queue.known
@@ -175,8 +197,55 @@ impl Outbox {
 
     /// When [`Self::due`] has something to do next without another event.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Mono> {
-        self.queues.values().filter_map(Queue::next_deadline).min()
+    pub fn next_deadline(&self, now: Now) -> Option<Mono> {
+        self.queues.values().filter_map(|queue| queue.next_deadline(now)).min()
+    }
+
+    /// Until when information alone is not sent; `None` = no quiet hours now.
+    pub fn set_quiet(&mut self, until: Option<Wall>) {
+        self.queues.values_mut().for_each(|queue| queue.quiet_until = until);
+    }
+
+    /// Whether people were told that this receiver takes no notices.
+    #[must_use]
+    pub fn is_failing(&self, receiver: &ReceiverId) -> bool {
+        self.queues.get(receiver).is_some_and(Queue::is_failing)
+    }
+
+    /// Notices that a failing receiver's fallback should have and was not given yet.
+    pub fn take_for_fallback(&mut self, receiver: &ReceiverId) -> Vec<Arc<Notice>> {
+        self.queues.get_mut(receiver).map(Queue::take_for_fallback).unwrap_or_default()
+    }
+
+    /// Up to which position that has happened, to be stored.
+    #[must_use]
+    pub fn fallen_back(&self, receiver: &ReceiverId) -> Option<u64> {
+        self.queues.get(receiver).map(|queue| queue.fallen_back)
+    }
+
+    pub fn restore_fallen_back(&mut self, receiver: ReceiverId, position: u64) {
+        self.queues.entry(receiver).or_default().fallen_back = position;
+    }
+
+    /// When the critical notice was made that waits longest for a known receiver.
+    #[must_use]
+    pub fn oldest_critical(&self) -> Option<Wall> {
+        let critical = |row: &&OutboxRow| row.notice.severity == Severity::Critical;
+        self.queues.values().filter(|queue| queue.known).filter_map(|queue| queue.rows().find(critical)).map(|row| row.created_at).min()
+    }
+
+    /// Dead letters (one notice's, or all) as new rows, to be committed like new ones.
+    pub fn revive(&mut self, id: Option<&NoticeId>, now: Now) -> Vec<OutboxRow> {
+        self.queues.values_mut().flat_map(|queue| queue.revive(id, now)).collect()
+    }
+
+    /// Rows in a state: `dead`, or else those that wait.
+    #[must_use]
+    pub fn rows(&self, state: &str) -> Vec<&OutboxRow> {
+        match state {
+            "dead" => self.queues.values().flat_map(Queue::dead_rows).collect(),
+            _waiting => self.queues.values().flat_map(Queue::rows).collect(),
+        }
     }
 
     #[must_use]
@@ -185,5 +254,7 @@ impl Outbox {
     }
 }
 
+#[cfg(test)]
+mod storm_tests;
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 use crate::kms::BoxFuture;
-use crate::notify::about::{Topic, closes};
+use crate::notify::about::{Topic, closes, joined, matter, matters};
 use crate::notify::post::{BadReceiver, Door};
+use crate::notify::storm::Storm;
 use crate::notify::{Delivery, Notice, Receiver, compose, render};
 use crate::words::Severity;
 
@@ -67,16 +68,40 @@ impl PagerDuty {
     }
 }
 
-/// The events of one notice.
+/// The events of one notice. A message for many is one incident, under the name of its storm; it
+/// is over when the last matter of the storm is.
 fn events(notice: &Notice, routing_key: &str) -> Vec<Value> {
+    let over = |key: &str| json!({"routing_key": routing_key, "event_action": "resolve", "dedup_key": fitting(key)});
+    let storm_key = |storm: &Storm| format!("cmek/{}", storm.id);
+    match &notice.storm {
+        Some(storm) if !storm.members.is_empty() => {
+            let mut events = Vec::new();
+            if storm.members.iter().any(|member| !closes(member.event)) {
+                events.push(event(notice, None, storm_key(storm), routing_key));
+            }
+            events.extend(storm.ends.iter().map(|matter| over(matter)));
+            if storm.open == 0 && storm.members.iter().any(|member| closes(member.event)) {
+                events.push(over(&storm_key(storm)));
+            }
+            events
+        }
+        Some(storm) => own_events(notice, routing_key).into_iter().chain([over(&storm_key(storm))]).collect(),
+        None => own_events(notice, routing_key),
+    }
+}
+
+fn own_events(notice: &Notice, routing_key: &str) -> Vec<Value> {
     let each = Topic::of(notice.event) == Topic::Access && (1..=MOST_INCIDENTS).contains(&notice.workspaces.len());
     let places: Vec<Option<&str>> =
         if each { notice.workspaces.iter().map(|workspace| Some(workspace.as_str())).collect() } else { vec![None] };
-    places.into_iter().map(|place| event(notice, place, routing_key)).collect()
+    places.into_iter().map(|place| event(notice, place, dedup_key(notice, place), routing_key)).collect()
 }
 
-fn event(notice: &Notice, place: Option<&str>, routing_key: &str) -> Value {
-    let key = dedup_key(notice, place);
+fn event(notice: &Notice, place: Option<&str>, key: String, routing_key: &str) -> Value {
+    let key = fitting(&key);
+    if notice.acknowledged_by.is_some() {
+        return json!({"routing_key": routing_key, "event_action": "acknowledge", "dedup_key": key});
+    }
     if closes(notice.event) {
         return json!({"routing_key": routing_key, "event_action": "resolve", "dedup_key": key});
     }
@@ -97,6 +122,11 @@ fn event(notice: &Notice, place: Option<&str>, routing_key: &str) -> Value {
         "seen".to_owned(),
         json!(notice.evidence.iter().take(8).map(|leg| compose::one_line(&compose::seen(leg), 300)).collect::<Vec<_>>()),
     );
+    let (list, more) = render::list_of(notice, 30);
+    if !list.is_empty() {
+        details.insert("list".to_owned(), json!(list));
+        details.insert("not in the list".to_owned(), json!(more));
+    }
     details.insert("notice".to_owned(), json!(notice.id.0));
     let source =
         place.map(str::to_owned).or_else(|| notice.key.as_ref().map(ToString::to_string)).unwrap_or_else(|| "cmek-watchdog".to_owned());
@@ -116,29 +146,24 @@ fn event(notice: &Notice, place: Option<&str>, routing_key: &str) -> Value {
     })
 }
 
-/// Names the matter and nothing that changes while it lasts. Drills are apart from the real thing.
+/// The name of the incident: of one workspace, or of the whole notice.
 fn dedup_key(notice: &Notice, place: Option<&str>) -> String {
-    let drill = if notice.drill { "drill/" } else { "" };
-    let topic = Topic::of(notice.event);
-    let mut workspaces: Vec<&str> = notice.workspaces.iter().map(|workspace| workspace.as_str()).collect();
-    workspaces.sort_unstable();
-    let subject = match (place, topic) {
-        (Some(place), _) => place.to_owned(),
-        (None, Topic::Single | Topic::Receiver) => notice.id.0.to_string(),
-        (None, Topic::Access) => workspaces.join(","),
-        (None, _) => match (&notice.key, &notice.provider) {
-            (Some(key), _) => key.to_string(),
-            (None, Some(provider)) => provider.to_string(),
-            (None, None) => workspaces.join(","),
-        },
-    };
-    let key = format!("cmek/{drill}{}/{subject}", topic.as_str());
+    match place {
+        Some(place) => matter(notice, place),
+        None if Topic::of(notice.event) == Topic::Access => matter(notice, &joined(notice)),
+        None => matters(notice).into_iter().next().unwrap_or_default(),
+    }
+}
+
+/// A name within PagerDuty's limit.
+fn fitting(key: &str) -> String {
     if key.len() <= DEDUP {
-        return key;
+        return key.to_owned();
     }
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("cmek/{drill}{}/{hex}", topic.as_str())
+    let topic = key.rsplit_once('/').map_or("cmek", |(topic, _)| topic);
+    if topic.len() < DEDUP.saturating_sub(hex.len()) { format!("{topic}/{hex}") } else { format!("cmek/{hex}") }
 }
 
 impl Receiver for PagerDuty {

@@ -10,11 +10,14 @@ use std::sync::OnceLock;
 use crate::notify::Notice;
 use crate::notify::about::closes;
 use crate::notify::compose::{loudness, one_line, seen, subject};
+use crate::notify::storm::listed;
 use crate::time::Wall;
 use crate::words::{Access, LegOutcome};
 
 /// Longest list of names in one message; the rest is counted.
 const MOST_NAMES: usize = 25;
+/// Most lines of the list of one message.
+const MOST_LINES: usize = 50;
 
 /// A template that cannot be rendered. Names the template, never a value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -38,6 +41,9 @@ struct Page {
     /// Name and value, in the order in which they are read.
     facts: Vec<Fact>,
     seen: Vec<Seen>,
+    /// Of a message for many: a line each, the most severe first, and how many are left out.
+    list: Vec<String>,
+    more: usize,
     event: &'static str,
     sequence: u64,
     id: String,
@@ -66,7 +72,10 @@ impl Page {
             message: leg.message.as_deref().map(|text| one_line(text, 500)),
             failed: leg.outcome == LegOutcome::Failed,
         };
+        let (list, more) = list_of(notice, MOST_LINES);
         Self {
+            list,
+            more,
             subject: subject(notice),
             drill: notice.drill,
             severity: notice.severity.as_str(),
@@ -82,6 +91,14 @@ impl Page {
             at: time(notice.timestamp),
         }
     }
+}
+
+/// What a message for many stands for: a line each, the most severe first, and how many are left out.
+pub(crate) fn list_of(notice: &Notice, most: usize) -> (Vec<String>, usize) {
+    let members = notice.storm.as_ref().map(|storm| storm.members.as_slice()).unwrap_or_default();
+    let all = listed(members);
+    let line = |one: &&std::sync::Arc<Notice>| one_line(&subject(one), 200).replace("[cmek]", "");
+    (all.iter().take(most).map(line).collect(), all.len().saturating_sub(most))
 }
 
 /// The facts that are known, named for people.

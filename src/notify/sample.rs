@@ -40,6 +40,8 @@ pub(crate) fn bare(id: &str, event: EventType, severity: Severity) -> Notice {
         terminal: false,
         recoverable_until: None,
         drill: false,
+        acknowledged_by: None,
+        storm: None,
     }
 }
 

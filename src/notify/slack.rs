@@ -17,6 +17,8 @@ const HEADER: usize = 150;
 const SECTION: usize = 3000;
 const FIELD: usize = 2000;
 const FIELDS: usize = 10;
+/// Lines of the list of a message for many; 140 characters each stay under a section's limit.
+const LINES: usize = 20;
 
 /// A Slack channel behind an incoming webhook.
 #[derive(Debug)]
@@ -58,6 +60,12 @@ pub fn payload(notice: &Notice) -> Value {
     ];
     if let Some(step) = &notice.next_step {
         blocks.push(section(&format!("*What to do next*\n{}", escaped(&compose::one_line(step, 500), SECTION.saturating_sub(40)))));
+    }
+    let (list, more) = render::list_of(notice, LINES);
+    if !list.is_empty() {
+        let mut lines = list.iter().map(|line| escaped(line, 140)).collect::<Vec<_>>();
+        lines.extend((more > 0).then(|| format!("and {more} more")));
+        blocks.push(section(&lines.join("\n")));
     }
     let facts: Vec<Value> = render::facts_of(notice)
         .iter()

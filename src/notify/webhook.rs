@@ -48,6 +48,16 @@ struct Data<'a> {
     version: Option<&'a str>,
     actor: Option<&'a str>,
     since: Option<Wall>,
+    /// Of a message for many: every notice it stands for, in the order in which they happened.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<Part<'a>>,
+}
+
+#[derive(Serialize)]
+struct Part<'a> {
+    id: &'a str,
+    #[serde(flatten)]
+    body: Body<'a>,
 }
 
 impl Webhook {
@@ -112,7 +122,12 @@ impl Webhook {
 /// # Errors
 /// If it cannot be written as JSON.
 pub fn body(notice: &Notice) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(&Body {
+    serde_json::to_vec(&said(notice))
+}
+
+fn said(notice: &Notice) -> Body<'_> {
+    let members = notice.storm.as_ref().map(|storm| storm.members.as_slice()).unwrap_or_default();
+    Body {
         event: notice.event.as_str(),
         timestamp: notice.timestamp,
         data: Data {
@@ -128,8 +143,9 @@ pub fn body(notice: &Notice) -> Result<Vec<u8>, serde_json::Error> {
             version: notice.version.as_ref().map(|version| version.as_str()),
             actor: notice.actor.as_deref(),
             since: notice.since,
+            notices: members.iter().map(|member| Part { id: &member.id.0, body: said(member) }).collect(),
         },
-    })
+    }
 }
 
 impl Receiver for Webhook {

@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::providers::{LeversError, Providers, ProvidersError, ReceiversError, levers, receivers, vault_keys};
 use crate::published::Published;
 use crate::run::effects::{Parts, Stores, kms_map};
+use crate::run::heartbeat::Heart;
 use crate::run::reload::{LastGood, Reloader};
 use crate::run::{Handle, RunOptions, calendar, supervise};
 use crate::store::spool::Spool;
@@ -243,10 +244,18 @@ async fn serve(
     let readers = tokio::spawn(readers);
     let unix = tokio::spawn(serve_socket(socket, app, Limits::default(), until(closed)));
     let calendar = calendar::start(Arc::clone(&reloader.config), handle.asks.clone()).await;
+    let heart = Heart {
+        config: Arc::clone(&reloader.config),
+        asks: handle.asks.clone(),
+        store: Arc::clone(&store),
+        metrics: Arc::clone(&reloader.metrics),
+    };
+    let heart = tokio::spawn(heart.run());
     supervise::ready();
     signals.wait(&reloader).await;
     tracing::info!("stopping");
     supervise::stopping();
+    heart.abort();
     if let Some(mut calendar) = calendar
         && let Err(error) = calendar.shutdown().await
     {

@@ -111,6 +111,11 @@ impl Ledger {
         self.holds().map(|held| held.lowered.len()).sum()
     }
 
+    /// Whether the store refused the commit under way when it was last asked.
+    pub fn refused(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.retry_at.is_some() || flight.pause > RETRY.0)
+    }
+
     pub fn next_deadline(&self) -> Option<Mono> {
         let patience = self.holds().filter_map(|held| held.lowered_at).map(|at| at.plus(PATIENCE)).min();
         let answers =

@@ -15,6 +15,8 @@ use crate::words::{Access, By, Cause, EventType, FailureKind, Sequence, Severity
 /// The longest override.
 const OVERRIDE_MAX: Span = Span::from_hours(24);
 const REASON_MAX: usize = 500;
+/// A critical notice that waits longer stops the heartbeat.
+const CRITICAL_WITHIN: Span = Span::from_mins(15);
 
 pub(super) fn refuse(slug: RefusalSlug, detail: impl Into<String>) -> Refusal {
     Refusal { slug, detail: detail.into() }
@@ -29,6 +31,7 @@ pub(super) fn reason(text: &str) -> Result<String, Refusal> {
 }
 
 impl Watch {
+    #[expect(clippy::too_many_lines, reason = "one arm for each order")]
     pub(super) fn operate(&mut self, now: Now, ticket: Ticket, operation: Operation, out: &mut Effects) {
         let actor = operation.actor;
         let answer: Answered = match operation.action {
@@ -104,7 +107,24 @@ impl Watch {
                 self.tell_vault_key(now, role, failing, &text);
                 return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false);
             }
-            Action::Report { name, receivers } => {
+            Action::AcknowledgeNotice { id } => match self.acknowledge(now, &id, &actor) {
+                Ok(()) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Done)), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::ResendNotices { id } => match self.resend(now, id.as_ref(), &actor) {
+                Ok(count) => return self.reply_when_stored(now, ticket, Reply::Done(Ok(Answer::Released(count))), false),
+                Err(refusal) => Err(refusal),
+            },
+            Action::ListNotices { filter } => Ok(Answer::Notices(self.list_notices(&filter))),
+            Action::Quiet { until } => {
+                self.outbox.set_quiet(until);
+                Ok(Answer::Done)
+            }
+            Action::Health => Ok(Answer::Health(self.unwell(now))),
+            Action::Report { name, receivers, slot } => {
+                if !self.next_slot(&name, &slot) {
+                    return out.replies.push((ticket, Ok(Answer::Done)));
+                }
                 let text = self.digest_text(now);
                 let text = format!("{name}: {text}");
                 self.tell_daemon(now, EventType::Digest, Severity::Info, &text, Some(&receivers));
@@ -421,6 +441,31 @@ impl Watch {
         self.show_key_later(now, ix, out);
         let view = self.key_view(now, ix).ok_or_else(|| refuse(RefusalSlug::UnknownKey, format!("unknown key `{key}`")))?;
         Ok(Answer::Key(std::sync::Arc::new(view)))
+    }
+
+    /// Whether a report is due for this slot; notes it as served, with the report's own commit.
+    fn next_slot(&mut self, name: &str, slot: &str) -> bool {
+        let last = self.reports.insert(name.to_owned(), slot.to_owned());
+        let newer = last.as_deref().is_none_or(|last| last < slot);
+        if !newer {
+            self.reports.extend(last.map(|last| (name.to_owned(), last)));
+            return false;
+        }
+        self.ledger.open.commit.meta.insert(format!("report:{name}"), Some(slot.to_owned()));
+        last.is_some()
+    }
+
+    /// What keeps the heartbeat back (SETTLED B11). Failing keys do not.
+    fn unwell(&self, now: Now) -> Option<String> {
+        let overdue = self.overdue(now);
+        if overdue > 0 {
+            return Some(format!("{overdue} keys have neither evidence nor a recorded miss for two intervals"));
+        }
+        if self.ledger.refused() {
+            return Some("the store does not take what is to be written".to_owned());
+        }
+        let oldest = self.outbox.oldest_critical().filter(|at| now.wall.since(*at) >= CRITICAL_WITHIN)?;
+        Some(format!("a critical notice waits since {oldest}"))
     }
 
     fn digest_text(&self, now: Now) -> String {

@@ -28,6 +28,7 @@ impl Watch {
         }
         self.judge_unwitnessed(now, out);
         self.outbox.set_receivers(config.receivers.keys().cloned());
+        self.outbox.set_pace(Some(config.notify.pace), &config.keeping_incidents());
         let gone: Vec<KeyIx> = self.cells.iter().filter(|(_, cell)| !self.still_the_same(cell, &config)).map(|(ix, _)| *ix).collect();
         for ix in gone {
             self.remove_key(now, ix, out);

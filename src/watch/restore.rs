@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Key};
 use crate::journal::{Restored, Shard};
-use crate::key::{KeyId, KeyVersion, ProviderId, WorkspaceId};
+use crate::key::{KeyId, KeyVersion, ProviderId, ReceiverId, WorkspaceId};
 use crate::lifecycle::KeyState;
 use crate::lockout::Brake;
 use crate::notify::outbox::Outbox;
@@ -95,7 +95,8 @@ impl Watch {
         let mut lanes = Lanes::default();
         config.providers.iter().for_each(|(id, provider)| lanes.set_rate(id, provider.calls_per_second));
         let controls = config.providers.iter().map(|(id, p)| (id.clone(), Control::new(p, now))).collect();
-        let outbox = Outbox::new(config.receivers.keys().cloned());
+        let mut outbox = Outbox::new(config.receivers.keys().cloned());
+        outbox.set_pace(Some(config.notify.pace), &config.keeping_incidents());
         Self {
             config,
             cells: BTreeMap::new(),
@@ -113,6 +114,8 @@ impl Watch {
             outbox,
             levers: crate::lever::Levers::default(),
             drills: BTreeMap::new(),
+            unacked: BTreeMap::new(),
+            reports: BTreeMap::new(),
             overrides: std::collections::BTreeSet::new(),
             registered: BTreeMap::new(),
             credentials_told: BTreeMap::new(),
@@ -146,6 +149,18 @@ impl Watch {
                 self.workspaces.entry(id.clone()).or_insert_with(|| Workspace::new(id, now)).orders.overrides = rows;
             } else if let Some(source) = name.strip_prefix("audit:") {
                 self.hearing.sources.insert(source.to_owned(), from_text(text).unwrap_or_default());
+            } else if let Some((receiver, matter)) = name.strip_prefix("storm:").and_then(|rest| rest.split_once(':')) {
+                if let Ok(receiver) = ReceiverId::new(receiver) {
+                    self.outbox.restore_matter(receiver, matter.to_owned(), text.as_str().into());
+                }
+            } else if let Some(id) = name.strip_prefix("unacked:") {
+                if let Some(entry) = from_text(text) {
+                    self.unacked.insert(crate::notify::NoticeId(id.into()), entry);
+                }
+            } else if let Some(receiver) = name.strip_prefix("fallback:").and_then(|id| ReceiverId::new(id).ok()) {
+                self.outbox.restore_fallen_back(receiver, text.parse().unwrap_or(0));
+            } else if let Some(report) = name.strip_prefix("report:") {
+                self.reports.insert(report.to_owned(), text.clone());
             } else if let Some(id) = name.strip_prefix(MARKS).and_then(|id| ProviderId::new(id).ok()) {
                 self.restore_marks(id, text);
             } else if let Some(id) = name.strip_prefix(REGISTERED).and_then(|id| KeyId::new(id).ok()) {

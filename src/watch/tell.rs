@@ -129,6 +129,8 @@ impl Watch {
             terminal: false,
             recoverable_until: facts.and_then(|f| f.recoverable_until.or(f.deletion_at)),
             drill: false,
+            acknowledged_by: None,
+            storm: None,
         }
     }
 
@@ -138,7 +140,11 @@ impl Watch {
     }
 
     fn send_to(&mut self, now: Now, notice: Notice, receivers: &[ReceiverId]) {
-        let rows = self.outbox.make_rows(Arc::new(notice), receivers, now);
+        let notice = Arc::new(notice);
+        let mut receivers = receivers.to_vec();
+        self.attend(now, &notice, &mut receivers);
+        let rows = self.outbox.make_rows(notice, &receivers, now);
+        self.mark_fallen_back(&rows);
         self.write_rows(rows);
     }
 

@@ -24,6 +24,7 @@ mod locking;
 mod registering;
 mod pulling;
 mod storing;
+mod telling;
 
 use cloud::{Cloud, Status};
 use disk::Disk;
@@ -77,6 +78,10 @@ struct Bench {
     workspaces: BTreeMap<String, Arc<WorkspaceView>>,
     keys: BTreeMap<String, Arc<KeyView>>,
     notices: Vec<Arc<crate::notify::Notice>>,
+    /// What went to whom, taken or not.
+    sent: Vec<(String, Arc<crate::notify::Notice>)>,
+    /// Receivers that do not take what they get.
+    refuses: BTreeMap<String, Delivery>,
     replies: Vec<(Ticket, Answered)>,
     probes: Vec<(Subject, Attempt)>,
     engaged: bool,
@@ -106,6 +111,8 @@ impl Bench {
             workspaces: BTreeMap::new(),
             keys: BTreeMap::new(),
             notices: Vec::new(),
+            sent: Vec::new(),
+            refuses: BTreeMap::new(),
             replies: Vec::new(),
             probes: Vec::new(),
             engaged: false,
@@ -167,8 +174,12 @@ impl Bench {
             events.push(Event::Pulled { lever: order.lever, workspace: order.workspace, attempt: order.attempt, outcome });
         }
         for send in out.sends {
-            self.notices.push(Arc::clone(&send.notice));
-            events.push(Event::Sent { receiver: send.receiver, id: send.notice.id.clone(), delivery: Delivery::Delivered });
+            let delivery = self.refuses.get(send.receiver.as_str()).cloned().unwrap_or(Delivery::Delivered);
+            if delivery == Delivery::Delivered {
+                self.notices.push(Arc::clone(&send.notice));
+            }
+            self.sent.push((send.receiver.to_string(), Arc::clone(&send.notice)));
+            events.push(Event::Sent { receiver: send.receiver, id: send.notice.id.clone(), delivery });
         }
         self.replies.extend(out.replies);
         self.latencies.extend(out.counts.into_iter().filter_map(|count| match count {

@@ -189,8 +189,12 @@ impl Checker {
         receiver: &cmek_watchdog::key::ReceiverId,
         notice: &Arc<cmek_watchdog::notify::Notice>,
     ) {
-        if !disk.knows(receiver, &notice.id) {
-            self.wrong(format!("notice {} goes to {receiver} before it is stored", notice.id.0));
+        let members = notice.storm.as_ref().map(|storm| storm.members.as_slice()).unwrap_or_default();
+        let all = if members.is_empty() { std::slice::from_ref(notice) } else { members };
+        for one in all {
+            if !disk.knows(receiver, &one.id) {
+                self.wrong(format!("notice {} goes to {receiver} before it is stored", one.id.0));
+            }
         }
     }
 

@@ -357,7 +357,18 @@ pub fn obey(action: &Action) -> Answered {
         }
         Action::DeleteKey { .. } => Ok(Reply::Done),
         Action::Journal { .. } | Action::VaultKey { .. } => Ok(Reply::Done),
-        Action::Reload { .. } | Action::ReloadFailed { .. } | Action::TestReceiver { .. } | Action::Report { .. } => Ok(Reply::Done),
+        Action::AcknowledgeNotice { id } | Action::ResendNotices { id: Some(id) } if id.0.as_ref() == "ghost" => {
+            Err(Refusal { slug: RefusalSlug::UnknownNotice, detail: "no such notice".to_owned() })
+        }
+        Action::ListNotices { .. } => Ok(Reply::Notices(Vec::new())),
+        Action::Health => Ok(Reply::Health(None)),
+        Action::ResendNotices { .. } => Ok(Reply::Released(1)),
+        Action::Reload { .. }
+        | Action::ReloadFailed { .. }
+        | Action::TestReceiver { .. }
+        | Action::AcknowledgeNotice { .. }
+        | Action::Quiet { .. }
+        | Action::Report { .. } => Ok(Reply::Done),
     }
 }
 

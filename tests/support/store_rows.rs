@@ -133,6 +133,8 @@ pub fn outbox(id: &str, position: u64, state: OutboxState) -> OutboxRow {
         terminal: false,
         recoverable_until: None,
         drill: false,
+        acknowledged_by: None,
+        storm: None,
     };
     OutboxRow {
         id: NoticeId(id.into()),

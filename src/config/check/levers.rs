@@ -97,5 +97,5 @@ fn matching_of(sheet: &mut Sheet<'_>, raw: LeverMatch, providers: &Providers) ->
         sheet.error(text.span(), unknown_reference("provider", text.get_ref(), &names));
     }
     let text = |text: Option<Text>| text.map(Spanned::into_inner);
-    Match { provider: text(raw.provider), owner: None, workspace: text(raw.workspace) }
+    Match { provider: text(raw.provider), workspace: text(raw.workspace), ..Match::default() }
 }

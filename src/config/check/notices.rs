@@ -12,9 +12,13 @@ use super::providers::word_of;
 use crate::config::raw::{self, Text};
 use crate::config::sheet::Sheet;
 use crate::config::values;
-use crate::config::{Match, Provider, ReceiverConfig, ReceiverDetail, Report, Route, SecretRef, SmtpSecurity, UrlRef};
+use crate::config::{
+    Escalate, Match, NotifyConfig, Provider, Quiet, ReceiverConfig, ReceiverDetail, Report, Route, SecretRef, SmtpSecurity, UrlRef,
+};
 use crate::key::{ProviderId, ReceiverId};
-use crate::words::Severity;
+use crate::notify::storm::Pace;
+use crate::time::Span;
+use crate::words::{EventType, Severity};
 
 type Receivers = BTreeMap<ReceiverId, ReceiverConfig>;
 type Providers = BTreeMap<ProviderId, Provider>;
@@ -44,10 +48,31 @@ pub fn receivers(sheet: &mut Sheet<'_>) -> Receivers {
         let Some(kind) = word_of(sheet, &value, "kind", &KINDS) else { continue };
         let detail = detail(sheet, kind, &value);
         if let (Some(id), Some(detail)) = (id, detail) {
-            receivers.insert(id.clone(), ReceiverConfig { id, detail });
+            receivers.insert(id.clone(), ReceiverConfig { id, detail, fallback: None });
         }
     }
+    fallbacks(sheet, &mut receivers);
     receivers
+}
+
+/// The receivers that stand in for others. A receiver cannot stand in for itself.
+fn fallbacks(sheet: &mut Sheet<'_>, receivers: &mut Receivers) {
+    let known = receiver_names(sheet);
+    for (name, value) in sheet.entries("receivers") {
+        let table = value.get_ref().as_table();
+        let Some(field) = table.and_then(|table| table.get("fallback")) else { continue };
+        let Some(text) = field.get_ref().as_str() else { continue };
+        let text = Spanned::new(field.span(), text.to_owned());
+        if text.get_ref() == name.get_ref() {
+            sheet.error(text.span(), "a receiver cannot be its own fallback");
+            continue;
+        }
+        let one = Spanned::new(text.span(), vec![text.clone()]);
+        let found = named(sheet, &one, receivers, &known).pop();
+        if let Some(receiver) = receivers.get_mut(name.get_ref().as_str()) {
+            receiver.fallback = found;
+        }
+    }
 }
 
 fn detail<'a>(sheet: &mut Sheet<'a>, kind: Kind, value: &Spanned<DeValue<'a>>) -> Option<ReceiverDetail> {
@@ -161,11 +186,67 @@ pub fn routes(sheet: &mut Sheet<'_>, receivers: &Receivers, providers: &Provider
             sheet.error(text.span(), unknown_reference("provider", text.get_ref(), &names));
         }
         let text = |text: Option<Text>| text.map(Spanned::into_inner);
-        let matching =
-            Match { provider: text(raw.matching.provider), owner: text(raw.matching.owner), workspace: text(raw.matching.workspace) };
+        if let Some(kind) = &raw.matching.kind
+            && !EventType::ALL.iter().any(|event| crate::config::route::fits(kind.get_ref(), event.as_str()))
+        {
+            sheet.error(kind.span(), "no notice has this type; expected one such as \"key.revoked\", or a pattern such as \"key.*\"");
+        }
+        let matching = Match {
+            provider: text(raw.matching.provider),
+            owner: text(raw.matching.owner),
+            workspace: text(raw.matching.workspace),
+            key: text(raw.matching.key),
+            kind: text(raw.matching.kind),
+        };
         routes.push(Route { receivers, severity, matching });
     }
     routes
+}
+
+/// How people are told, whatever the receiver.
+pub fn notify(sheet: &mut Sheet<'_>, receivers: &Receivers) -> NotifyConfig {
+    let raw: raw::Notify = sheet.section("notify");
+    let known = receiver_names(sheet);
+    let default = Pace::default();
+    let within =
+        |sheet: &mut Sheet<'_>, text: Option<Text>| text.and_then(|text| sheet.span_within(&text, Span::from_secs(1), Span::from_hours(1)));
+    let pace = Pace {
+        above: raw.group_above.and_then(|n| sheet.int(&n, 2, 1000)).unwrap_or(default.above),
+        within: within(sheet, raw.group_within).unwrap_or(default.within),
+        every: within(sheet, raw.group_every).unwrap_or(default.every),
+        per_hour: raw.per_hour.and_then(|n| sheet.int(&n, 10, 10_000)).unwrap_or(default.per_hour),
+    };
+    let quiet = raw.quiet.and_then(|raw| {
+        let (from, to) = (clock(sheet, &raw.from), clock(sheet, &raw.to));
+        let timezone = match &raw.timezone {
+            Some(text) => note(sheet, text, values::timezone(text.get_ref())),
+            None => Some("UTC".to_owned()),
+        };
+        let (from, to) = (from?, to?);
+        if from == to {
+            sheet.error(raw.to.span(), "the quiet hours end when they begin");
+        }
+        Some(Quiet { from, to, timezone: timezone? })
+    });
+    let escalate = raw.escalate.and_then(|raw| {
+        let after = sheet.span_within(&raw.after, Span::from_mins(1), Span::from_days(1));
+        let receivers = named(sheet, &raw.receivers, receivers, &known);
+        Some(Escalate { after: after?, receivers })
+    });
+    NotifyConfig { pace, quiet, escalate }
+}
+
+/// `22:00` in minutes after midnight.
+fn clock(sheet: &mut Sheet<'_>, text: &Text) -> Option<u16> {
+    let two = |part: &str, below: u16| {
+        let number = part.parse::<u16>().ok().filter(|number| *number < below);
+        number.filter(|_| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let found = text.get_ref().split_once(':').and_then(|(hours, minutes)| Some((two(hours, 24)?, two(minutes, 60)?)));
+    if found.is_none() {
+        sheet.error(text.span(), "expected a time of day such as \"22:00\"");
+    }
+    found.map(|(hours, minutes)| hours.saturating_mul(60).saturating_add(minutes))
 }
 
 /// Reports by name.

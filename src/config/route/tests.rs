@@ -28,7 +28,13 @@ fn a_severity_means_this_and_above_and_each_receiver_hears_once_in_file_order() 
 #[test]
 fn all_patterns_must_match_and_a_missing_value_matches_no_pattern() {
     let some = |text: &str| Some(text.to_owned());
-    let full = Match { provider: some("aws-*"), owner: some("*@acme.example"), workspace: some("wrkspc_*") };
+    let full = Match {
+        provider: some("aws-*"),
+        owner: some("*@acme.example"),
+        workspace: some("wrkspc_*"),
+        key: some("d*"),
+        kind: some("workspace.*"),
+    };
     for (matching, expected) in [
         (full.clone(), true),
         (Match { provider: some("gcp-*"), ..full.clone() }, false),

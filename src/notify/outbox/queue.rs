@@ -5,12 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::storms::{MOST_ENDS, Step, Weather};
 use super::{ANSWER_WITHIN, Counts, FAILING_AFTER, FIRST_RETRY, LAST_RETRY, LONGEST_WISH, LOW_WATER, MAX_AGE, MAX_ROWS, RUN, Sent};
 use crate::key::ReceiverId;
-use crate::notify::about::{About, protected};
+use crate::notify::about::{About, heard_as, protected};
+use crate::notify::storm::{self, MOST_MEMBERS, Storm};
 use crate::notify::{Delivery, Notice, NoticeId, OutboxRow, OutboxState};
 use crate::snapshot::OutboxView;
 use crate::time::{Mono, Now, Span, Wall};
+use crate::words::Severity;
 
 /// How often old rows are looked for.
 const SWEEP_EVERY: Span = Span::from_hours(1);
@@ -22,6 +25,8 @@ struct Held {
     born: Mono,
     /// Earlier rows about the same matter that this one speaks for.
     folded: u32,
+    /// Sent before by this process.
+    tried: bool,
 }
 
 /// One receiver's line.
@@ -39,14 +44,28 @@ pub(super) struct Queue {
     failing_since: Option<Mono>,
     told_failing: bool,
     last_success_at: Option<Wall>,
-    dead: u64,
+    /// Dead letters, the newest; all of them are in the store.
+    dead_rows: BTreeMap<NoticeId, OutboxRow>,
+    /// Rows up to here were given to the fallback.
+    pub(super) fallen_back: u64,
     next_sweep: Mono,
     len_after_sweep: usize,
+    pub(super) weather: Weather,
+    pub(super) quiet_until: Option<Wall>,
+    /// The message for many that is under way or is to be tried again: its id and its rows.
+    group: Option<Group>,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    id: NoticeId,
+    rows: Vec<u64>,
+    storm: Arc<Storm>,
 }
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.unsettled.is_empty()
+        self.rows.is_empty() && self.unsettled.is_empty() && self.dead_rows.is_empty()
     }
 
     pub(super) fn make(&mut self, receiver: &ReceiverId, notice: Arc<Notice>, now: Now) -> OutboxRow {
@@ -74,7 +93,7 @@ impl Queue {
                 }
                 self.insert(row, now);
             }
-            OutboxState::Dead => self.dead = self.dead.saturating_add(1),
+            OutboxState::Dead => self.bury(row),
             OutboxState::Done | OutboxState::Folded => {}
         }
     }
@@ -92,7 +111,54 @@ impl Queue {
         let wait = row.next_at.since(now.wall);
         let next = now.mono.plus(if wait > LONGEST_WISH { LONGEST_WISH } else { wait });
         let born = now.mono_of(row.created_at, MAX_AGE);
-        self.rows.insert(row.position, Held { row, next, born, folded: 0 });
+        self.rows.insert(row.position, Held { row, next, born, folded: 0, tried: false });
+    }
+
+    /// Keeps a dead letter at hand; of too many the one that waits longest gives way.
+    fn bury(&mut self, row: OutboxRow) {
+        self.dead_rows.insert(row.id.clone(), row);
+        if self.dead_rows.len() > MAX_ROWS {
+            let oldest = self.dead_rows.values().min_by_key(|row| row.position).map(|row| row.id.clone());
+            oldest.and_then(|id| self.dead_rows.remove(&id));
+        }
+    }
+
+    /// Dead letters as new rows at the end of the line, to be committed like new ones.
+    pub(super) fn revive(&mut self, id: Option<&NoticeId>, now: Now) -> Vec<OutboxRow> {
+        if !self.known {
+            return Vec::new();
+        }
+        let mut chosen: Vec<OutboxRow> = match id {
+            Some(id) => self.dead_rows.remove(id).into_iter().collect(),
+            None => std::mem::take(&mut self.dead_rows).into_values().collect(),
+        };
+        chosen.sort_by_key(|row| row.position);
+        chosen.into_iter().map(|row| self.make(&row.receiver, row.notice, now)).collect()
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = &OutboxRow> {
+        self.rows.values().map(|held| &held.row)
+    }
+
+    pub(super) fn dead_rows(&self) -> impl Iterator<Item = &OutboxRow> {
+        self.dead_rows.values()
+    }
+
+    pub(super) const fn is_failing(&self) -> bool {
+        self.told_failing
+    }
+
+    /// Waiting rows that may not be lost and that the fallback does not have yet.
+    pub(super) fn take_for_fallback(&mut self) -> Vec<Arc<Notice>> {
+        let after = self.fallen_back;
+        let found = self
+            .rows
+            .values()
+            .filter(|held| held.row.position > after && protected(&held.row.notice))
+            .map(|held| Arc::clone(&held.row.notice));
+        let found = found.collect();
+        self.fallen_back = self.last_position;
+        found
     }
 
     pub(super) fn settled(&mut self, id: &NoticeId) {
@@ -104,23 +170,83 @@ impl Queue {
         if self.in_flight.is_some() || !self.unsettled.is_empty() {
             return None;
         }
-        let mut head = self.rows.first_entry()?;
-        let position = *head.key();
-        let held = head.get_mut();
-        if held.next > now.mono {
+        if self.quiet(now) {
             return None;
         }
+        let (position, head) = self.rows.first_key_value()?;
+        let (position, again) = (*position, head.tried);
+        if head.next > now.mono {
+            return None;
+        }
+        let many = match (storm::stands_alone(&head.row.notice), again) {
+            (true, _) => false,
+            // What was tried as one message is tried as one again.
+            (false, true) => self.group.is_some(),
+            (false, false) => match self.weather.step(now, self.rows.len()) {
+                Step::One => false,
+                Step::Many => true,
+                Step::Wait => return None,
+            },
+        };
+        let group = if many { self.gather() } else { None };
+        let held = self.rows.get_mut(&position)?;
         held.row.state = OutboxState::InFlight;
         held.row.attempts = held.row.attempts.saturating_add(1);
         rows.push(held.row.clone());
         self.in_flight = Some((position, now.mono));
-        Some((speaking_for(&held.row.notice, held.folded), held.row.attempts))
+        let attempt = held.row.attempts;
+        held.tried = true;
+        let alone = speaking_for(&held.row.notice, held.folded);
+        let notice = match &group {
+            Some(group) => Arc::new(storm::grouped(&group.storm.members, Storm::clone(&group.storm))),
+            None => self.with_ending(alone),
+        };
+        self.group = group;
+        if !again {
+            self.weather.sends(now);
+        }
+        Some((notice, attempt))
+    }
+
+    /// In quiet hours a line of nothing but information waits; what is louder takes along what
+    /// stands before it.
+    fn quiet(&self, now: Now) -> bool {
+        let quiet = |held: &Held| heard_as(&held.row.notice) == Severity::Info && !storm::stands_alone(&held.row.notice);
+        self.quiet_until.is_some_and(|until| now.wall < until) && self.rows.values().all(quiet)
+    }
+
+    fn with_ending(&self, notice: Arc<Notice>) -> Arc<Notice> {
+        match self.weather.ending(&notice) {
+            Some(storm) => Arc::new(Notice { storm: Some(Arc::new(storm)), ..Notice::clone(&notice) }),
+            None => notice,
+        }
+    }
+
+    /// The rows at the head of the line as one message; those of the last attempt if it was one.
+    fn gather(&self) -> Option<Group> {
+        let last = self.group.as_ref().and_then(|group| group.rows.last().copied());
+        let (mut positions, mut members, mut ends) = (Vec::new(), Vec::new(), 0_usize);
+        for (position, held) in self.rows.iter().take(MOST_MEMBERS) {
+            ends = ends.saturating_add(self.weather.own_ends(&held.row.notice));
+            let full = !positions.is_empty() && (ends > MOST_ENDS || last.is_some_and(|last| *position > last));
+            if full || storm::stands_alone(&held.row.notice) {
+                break;
+            }
+            positions.push(*position);
+            members.push(speaking_for(&held.row.notice, held.folded));
+        }
+        if positions.len() < 2 {
+            return None;
+        }
+        let storm = Arc::new(self.weather.storm(members));
+        Some(Group { id: storm::id_of(&storm.members), rows: positions, storm })
     }
 
     /// A send that was never answered (its task died) counts as one to be tried again.
     pub(super) fn answer_lost(&mut self, now: Now) -> Sent {
         let lost = self.in_flight.filter(|(_, since)| now.mono.since(*since) >= ANSWER_WITHIN);
-        let id = lost.and_then(|(position, _)| self.rows.get(&position)).map(|held| held.row.id.clone());
+        let many = self.group.as_ref().map(|group| group.id.clone());
+        let id = lost.and_then(|(position, _)| self.rows.get(&position)).map(|held| many.unwrap_or_else(|| held.row.id.clone()));
         let mut sent = match id {
             Some(id) => self.answer(&id, Delivery::Retry { after: None, reason: "no answer from the receiver".to_owned() }, now),
             None => Sent::default(),
@@ -134,6 +260,9 @@ impl Queue {
     pub(super) fn answer(&mut self, id: &NoticeId, delivery: Delivery, now: Now) -> Sent {
         let in_flight = self.in_flight.map(|(position, _)| position);
         let here = |position: &u64| self.rows.get(position).is_some_and(|held| held.row.id == *id);
+        if let Some(group) = self.group.take_if(|group| group.id == *id) {
+            return self.answer_for_many(group, delivery, now);
+        }
         let Some(position) = in_flight.filter(here).or_else(|| self.position_of(id)) else { return Sent::default() };
         match delivery {
             Delivery::Delivered => self.delivered(position, now),
@@ -141,6 +270,40 @@ impl Queue {
             Delivery::Retry { after, reason } if in_flight == Some(position) => self.retry(position, after, reason, now),
             // The answer of a send that was given up: the row waits for its next attempt already.
             Delivery::Retry { .. } => Sent::default(),
+        }
+    }
+
+    /// The answer about a message for many is the answer for each of them: the first row stands for
+    /// the message, the others are folded into it.
+    fn answer_for_many(&mut self, group: Group, delivery: Delivery, now: Now) -> Sent {
+        let Some(head) = group.rows.iter().copied().find(|position| self.rows.contains_key(position)) else { return Sent::default() };
+        let others: Vec<u64> = group.rows.iter().copied().filter(|position| *position != head).collect();
+        match delivery {
+            Delivery::Delivered => {
+                let told = format!("told in {}", group.id.0);
+                let folded: Vec<OutboxRow> =
+                    others.into_iter().filter_map(|position| self.take(position, OutboxState::Folded, Some(told.clone()))).collect();
+                let mut sent = self.delivered(head, now);
+                sent.counts.folded = sent.counts.folded.saturating_add(u64::try_from(folded.len()).unwrap_or(u64::MAX));
+                sent.rows.extend(folded);
+                sent.matters.extend(self.weather.told(&group.storm));
+                sent
+            }
+            Delivery::Refused { reason } => {
+                let mut sent = self.refused(head, reason.clone(), now);
+                for position in others {
+                    let more = self.refused(position, reason.clone(), now);
+                    sent.rows.extend(more.rows);
+                    sent.counts.failed = sent.counts.failed.saturating_add(more.counts.failed);
+                    sent.became_failing |= more.became_failing;
+                }
+                sent
+            }
+            Delivery::Retry { after, reason } => {
+                let sending = self.is_sending(head);
+                self.group = Some(group);
+                if sending { self.retry(head, after, reason, now) } else { Sent::default() }
+            }
         }
     }
 
@@ -164,7 +327,11 @@ impl Queue {
     fn delivered(&mut self, position: u64, now: Now) -> Sent {
         let mut sent = Sent { healed: self.told_failing, ..Sent::default() };
         sent.counts.delivered = 1;
-        sent.rows.extend(self.take(position, OutboxState::Done, None));
+        let row = self.take(position, OutboxState::Done, None);
+        if let Some(row) = &row {
+            sent.matters = self.weather.told_alone(&row.notice);
+        }
+        sent.rows.extend(row);
         self.failing_since = None;
         self.told_failing = false;
         self.last_success_at = Some(now.wall);
@@ -178,7 +345,7 @@ impl Queue {
         let mut sent = Sent::default();
         sent.counts.failed = 1;
         let row = self.take(position, OutboxState::Dead, Some(short(reason)));
-        self.dead = self.dead.saturating_add(1);
+        row.iter().for_each(|row| self.bury(row.clone()));
         // A lock that nobody was told of may not wait five minutes to be noticed.
         let grave = row.as_ref().is_some_and(|row| protected(&row.notice));
         sent.rows.extend(row);
@@ -235,6 +402,7 @@ impl Queue {
 
     fn is_sending(&self, position: u64) -> bool {
         self.in_flight.is_some_and(|(sending, _)| sending == position)
+            || self.group.as_ref().is_some_and(|group| group.rows.binary_search(&position).is_ok())
     }
 
     /// Folds up to `most` rows, oldest first, into the newest row about the same matter. A row that
@@ -295,20 +463,28 @@ impl Queue {
             .take(most)
             .collect();
         for position in chosen {
-            rows.extend(self.take(position, OutboxState::Dead, Some("dropped: the outbox is full or the notice too old".to_owned())));
-            self.dead = self.dead.saturating_add(1);
+            let row = self.take(position, OutboxState::Dead, Some("dropped: the outbox is full or the notice too old".to_owned()));
+            row.iter().for_each(|row| self.bury(row.clone()));
+            rows.extend(row);
             counts.dropped = counts.dropped.saturating_add(1);
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Mono> {
+    pub(super) fn next_deadline(&self, now: Now) -> Option<Mono> {
         let failing = self.failing_since.filter(|_| !self.told_failing && !self.rows.is_empty()).map(|since| since.plus(FAILING_AFTER));
         let send = match self.in_flight {
             Some((_, since)) => Some(since.plus(ANSWER_WITHIN)),
-            None if !self.unsettled.is_empty() || !self.known => None,
-            None => self.rows.values().next().map(|head| head.next),
+            None if !self.unsettled.is_empty() || !self.known || self.rows.is_empty() => None,
+            None if self.quiet(now) => self.quiet_until.map(|until| now.mono.plus(until.since(now.wall))),
+            None => self.rows.values().next().map(|head| head.next.max(self.next_message(head))),
         };
         [failing, send].into_iter().flatten().min()
+    }
+
+    /// When the storm lets the head of the line go.
+    fn next_message(&self, head: &Held) -> Mono {
+        let free = head.tried || storm::stands_alone(&head.row.notice);
+        self.weather.next_message().filter(|_| !free).unwrap_or(Mono(0))
     }
 
     pub(super) fn view(&self, receiver: &ReceiverId, now: Now) -> OutboxView {
@@ -318,7 +494,7 @@ impl Queue {
             oldest_at: self.rows.values().next().map(|held| held.row.created_at),
             failing: self.told_failing || self.failing_since.is_some_and(|since| now.mono.since(since) >= FAILING_AFTER),
             last_success_at: self.last_success_at,
-            dead: self.dead,
+            dead: u64::try_from(self.dead_rows.len()).unwrap_or(u64::MAX),
         }
     }
 }

@@ -57,7 +57,7 @@ fn nothing_goes_before_its_row_is_on_disk() {
     let rows = outbox.make_rows(locked("a"), &[mail.clone(), mail.clone(), receiver("unknown")], at(0));
     assert_eq!(rows.len(), 1, "each receiver once, and only known ones");
     assert_eq!(outbox.due(at(0)), Due::default());
-    assert_eq!(outbox.next_deadline(), None);
+    assert_eq!(outbox.next_deadline(at(0)), None);
     outbox.stored(rows, at(0));
     let due = outbox.due(at(0));
     assert_eq!(due.orders.len(), 1);
@@ -163,7 +163,7 @@ fn a_receiver_failing_for_five_minutes_is_told_once_and_again_only_after_it_heal
                     told.push(now.mono.since(start.mono));
                 }
             }
-            let next = outbox.next_deadline().unwrap();
+            let next = outbox.next_deadline(at(0)).unwrap();
             now = now.plus(next.since(now.mono));
         }
         assert_eq!(told, [FAILING_AFTER]);
@@ -182,7 +182,7 @@ fn a_send_that_is_never_answered_is_tried_again_and_a_late_answer_still_counts()
     let mut outbox = Outbox::new([mail.clone()]);
     put(&mut outbox, locked("a"), std::slice::from_ref(&mail), at(0));
     let order = outbox.due(at(0)).orders.remove(0);
-    assert_eq!(outbox.next_deadline(), Some(at(ANSWER_WITHIN.0).mono));
+    assert_eq!(outbox.next_deadline(at(0)), Some(at(ANSWER_WITHIN.0).mono));
     let lost = outbox.due(at(ANSWER_WITHIN.0));
     assert_eq!((lost.orders.len(), lost.rows[0].state, lost.counts[0].1.retried), (0, OutboxState::Pending, 1));
     let late = at(ANSWER_WITHIN.0 + 10);
@@ -292,7 +292,7 @@ fn after_an_outage_a_long_run_becomes_its_newest_notice_which_says_so() {
         for order in due.orders {
             let _down = outbox.sent(&mail, &order.notice.id, retry(), now);
         }
-        let next = outbox.next_deadline().unwrap();
+        let next = outbox.next_deadline(at(0)).unwrap();
         now = now.plus(next.since(now.mono));
     }
     let order = outbox.due(now).orders.remove(0);
@@ -335,7 +335,7 @@ fn a_restart_makes_in_flight_pending_and_keeps_the_numbers_rising() {
     assert!(again.make_rows(locked("c"), std::slice::from_ref(&mail), backwards)[0].position > highest);
     let sent = again.sent(&mail, &order.notice.id, Delivery::Delivered, at(10));
     again.stored(sent.rows, at(10));
-    assert_eq!(again.next_deadline(), Some(at(10).mono.plus(LONGEST_WISH)), "a stored time far ahead is bounded");
+    assert_eq!(again.next_deadline(at(0)), Some(at(10).mono.plus(LONGEST_WISH)), "a stored time far ahead is bounded");
 }
 
 /// What may happen next in the model.
