@@ -356,7 +356,7 @@ pub fn obey(action: &Action) -> Answered {
             Err(Refusal { slug: RefusalSlug::KeyLocks, detail: "key `demo` locks wrkspc_demo".into() })
         }
         Action::DeleteKey { .. } => Ok(Reply::Done),
-        Action::Journal { .. } | Action::VaultKey { .. } => Ok(Reply::Done),
+        Action::Journal { .. } | Action::VaultKey { .. } | Action::Drill { .. } | Action::EndDrill { .. } => Ok(Reply::Done),
         Action::AcknowledgeNotice { id } | Action::ResendNotices { id: Some(id) } if id.0.as_ref() == "ghost" => {
             Err(Refusal { slug: RefusalSlug::UnknownNotice, detail: "no such notice".to_owned() })
         }
