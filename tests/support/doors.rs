@@ -73,6 +73,8 @@ pub fn config() -> Config {
         keys: BTreeMap::new(),
         workspaces: BTreeMap::new(),
         audit: vec![],
+        levers: BTreeMap::new(),
+        notify: cmek_watchdog::config::NotifyConfig::default(),
         receivers: BTreeMap::new(),
         routes: vec![],
         cluster_lease: Span::from_secs(10),
