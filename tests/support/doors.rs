@@ -80,6 +80,8 @@ pub fn config() -> Config {
         keys: BTreeMap::new(),
         workspaces: BTreeMap::new(),
         audit: vec![],
+        levers: BTreeMap::new(),
+        notify: cmek_watchdog::config::NotifyConfig::default(),
         receivers: BTreeMap::new(),
         levers: BTreeMap::new(),
         notify: cmek_watchdog::config::NotifyConfig::default(),
@@ -370,7 +372,7 @@ pub fn obey(action: &Action) -> Answered {
             Err(Refusal { slug: RefusalSlug::KeyLocks, detail: "key `demo` locks wrkspc_demo".into() })
         }
         Action::DeleteKey { .. } => Ok(Reply::Done),
-        Action::Journal { .. } | Action::VaultKey { .. } => Ok(Reply::Done),
+        Action::Journal { .. } | Action::VaultKey { .. } | Action::Drill { .. } | Action::EndDrill { .. } => Ok(Reply::Done),
         Action::AcknowledgeNotice { id } | Action::ResendNotices { id: Some(id) } if id.0.as_ref() == "ghost" => {
             Err(Refusal { slug: RefusalSlug::UnknownNotice, detail: "no such notice".to_owned() })
         }
