@@ -134,13 +134,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let head = restored.head;
     let start = Start { store_lost: lost, config_error: chosen.error.clone(), config_text: None };
     let now = clock::now();
-    let published = Published::default();
-    let mut out = Effects::default();
-    let watch = Watch::new(Arc::clone(&config), restored, start, now, &mut out);
-    // Stored locks stand from here on; only now may a door open.
-    published.apply(std::mem::take(&mut out.publish));
-    published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
-
+    let (watch, published) = restore(&config, restored, start, now);
     let metrics = Arc::new(Metrics::new().map_err(Fault::runtime)?);
     let vault = vault(&config, &store, &metrics).await?;
     metrics.config_reload(chosen.error.is_none());
@@ -196,6 +190,16 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         vault: Some(vault),
     };
     serve(handle, store, app, reloader, Doors { listener, socket, tls, cursors }, signals).await
+}
+
+/// The core with what was stored; its locks stand from here on, and only now may a door open.
+fn restore(config: &Arc<Config>, restored: Restored, start: Start, now: crate::time::Now) -> (Watch, Published) {
+    let published = Published::default();
+    let mut out = Effects::default();
+    let watch = Watch::new(Arc::clone(config), restored, start, now, &mut out);
+    published.apply(std::mem::take(&mut out.publish));
+    published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
+    (watch, published)
 }
 
 async fn bind(config: &Config) -> Result<(tokio::net::TcpListener, ControlSocket), Fault> {

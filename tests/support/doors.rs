@@ -83,8 +83,6 @@ pub fn config() -> Config {
         levers: BTreeMap::new(),
         notify: cmek_watchdog::config::NotifyConfig::default(),
         receivers: BTreeMap::new(),
-        levers: BTreeMap::new(),
-        notify: cmek_watchdog::config::NotifyConfig::default(),
         routes: vec![],
         cluster_lease: Span::from_secs(10),
         heartbeat: Heartbeat { url: None, interval: Span::from_secs(60) },
@@ -380,8 +378,6 @@ pub fn obey(action: &Action) -> Answered {
         Action::Health => Ok(Reply::Health(None)),
         Action::ResendNotices { .. } => Ok(Reply::Released(1)),
         Action::Reload { .. }
-        | Action::Drill { .. }
-        | Action::EndDrill { .. }
         | Action::ReloadFailed { .. }
         | Action::TestReceiver { .. }
         | Action::AcknowledgeNotice { .. }
