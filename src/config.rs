@@ -84,6 +84,10 @@ pub enum UnknownWorkspace {
 pub struct GateConfig {
     pub unknown_workspace: UnknownWorkspace,
     pub max_age: Span,
+    /// A consumer that acknowledges is behind when it has not done so for so long.
+    pub ack_within: Span,
+    /// How long one key signs leases.
+    pub lease_key_max_age: Span,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -22,17 +22,21 @@ use crate::kms::BoxFuture;
 use crate::metrics::{Metrics, RefusedReason};
 use crate::operate::{Answered, Operation};
 use crate::published::Published;
+use crate::store::lease_keys::LeaseKeys;
 use crate::time::{Mono, Span};
 use crate::vault::desk::Vault;
 
 pub mod access;
+pub mod acks;
 pub mod ask;
 pub mod authz;
 pub mod client;
 pub mod drills;
 pub mod hints;
+pub mod hub;
 pub mod input;
 pub mod keys;
+pub mod lease;
 pub mod notices;
 pub mod ofrep;
 pub mod page;
@@ -43,6 +47,7 @@ pub mod serve;
 pub mod socket;
 pub mod stall;
 pub mod status;
+pub mod stream;
 pub mod tls;
 pub mod workspaces;
 
@@ -94,6 +99,9 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     pub reload: Arc<dyn Reload>,
     pub health: Arc<Health>,
+    pub hub: Arc<hub::Hub>,
+    pub acks: Arc<acks::Acks>,
+    pub leases: Arc<LeaseKeys>,
     /// Safety metadata; `None` only where there is no store for it.
     pub vault: Option<Arc<Vault>>,
 }
@@ -109,6 +117,8 @@ pub struct Limits {
     /// For the core's answer.
     pub answer: Duration,
     pub connections: usize,
+    /// Readers of the event stream; each holds a connection.
+    pub subscribers: usize,
     pub body_bytes: usize,
     /// Bodies of pushed events are other people's, and longer.
     pub hint_bytes: usize,
@@ -128,7 +138,8 @@ impl Default for Limits {
             header: Duration::from_secs(10),
             request: Duration::from_secs(35),
             answer: Duration::from_secs(30),
-            connections: 4096,
+            connections: 4096 + 10_000,
+            subscribers: 10_000,
             body_bytes: 64 * 1024,
             hint_bytes: 512 * 1024,
             validations: 64,
@@ -184,6 +195,10 @@ pub fn router_with(app: App, limits: Limits) -> Router {
         .route("/v1/workspaces/{ws}/features/{feature}", get(workspaces::feature))
         .route("/v1/workspaces/{ws}/lock", post(workspaces::lock))
         .route("/v1/workspaces/{ws}/unlock", post(workspaces::unlock))
+        .route("/v1/workspaces/{ws}/acks", post(acks::ack))
+        .route("/v1/workspaces/{ws}/lease", get(lease::lease))
+        .route("/.well-known/jwks.json", get(lease::jwks))
+        .route("/v1/stream", get(stream::stream))
         .route("/v1/workspaces/{ws}/safety-metadata", get(safety::list))
         .route("/v1/workspaces/{ws}/safety-metadata/{record}", get(safety::one).put(safety::put))
         .route("/v1/workspaces/{ws}/preservations", get(safety::preservations).post(safety::preserve))

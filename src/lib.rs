@@ -20,6 +20,7 @@ pub mod audit;
 pub mod lifecycle;
 pub mod gate;
 pub mod snapshot;
+pub mod lease;
 pub mod notify;
 pub mod journal;
 pub mod vault;
@@ -29,7 +30,7 @@ pub mod lever;
 pub mod operate;
 pub mod watch;
 
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "client"))]
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod published;
@@ -49,3 +50,5 @@ pub mod providers;
 pub mod run;
 #[cfg(feature = "daemon")]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;

@@ -46,8 +46,9 @@ label! {
     Stage { Detect = "detect", Confirm = "confirm", Apply = "apply", Acknowledge = "acknowledge", }
 }
 label! {
-    /// What a lockout latency counts from: the provider's own time of the change, or our last good look.
-    Start { Provider = "provider", LastGood = "last_good", }
+    /// What a lockout latency counts from: the provider's own time of the change, our last good look,
+    /// or the moment in which the lock was shown to services.
+    Start { Provider = "provider", LastGood = "last_good", Published = "published", }
 }
 label! {
     /// What is asked of the vault.
@@ -95,6 +96,11 @@ pub struct Metrics {
     hints: IntCounterVec,
     heartbeat: prometheus::Gauge,
     probe_task_panics: IntCounter,
+    stream_subscribers: IntGauge,
+    stream_cut_offs: IntCounter,
+    consumers_behind: IntGauge,
+    stream_events: IntCounter,
+    leases: IntCounterVec,
     vault: Vault,
 }
 
@@ -164,6 +170,11 @@ impl Metrics {
         registry.register(Box::new(build.clone()))?;
         build.set(1);
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let stream_subscribers = IntGauge::new("cmek_stream_subscribers", "Readers of the event stream.")?;
+        registry.register(Box::new(stream_subscribers.clone()))?;
+        let consumers_behind =
+            IntGauge::new("cmek_consumers_behind", "Consumers that have not acknowledged a lockout in time, by workspace.")?;
+        registry.register(Box::new(consumers_behind.clone()))?;
         let leg_labels = ["provider", "leg", "outcome", "failure_kind"];
         let latency_help = "Time from a revocation to each stage of its lockout.";
         Ok(Self {
@@ -189,6 +200,11 @@ impl Metrics {
             )?,
             hints: counters("cmek_hints_total", "Pushed hints by what became of them.", &["source", "outcome"])?,
             probe_task_panics: counter("cmek_probe_task_panics_total", "Probes whose adapter panicked; each counts as unclassified.")?,
+            stream_subscribers,
+            consumers_behind,
+            stream_cut_offs: counter("cmek_stream_cut_offs_total", "Readers of the event stream that did not keep up.")?,
+            stream_events: counter("cmek_stream_events_total", "Events told on the stream; each counts once for all readers.")?,
+            leases: counters("cmek_leases_total", "Asks for a lease, by result.", &["result"])?,
             vault: Vault::new(&registry)?,
             registry,
         })
@@ -321,6 +337,31 @@ impl Metrics {
     /// A probe's adapter panicked.
     pub fn probe_task_panic(&self) {
         self.probe_task_panics.inc();
+    }
+
+    /// Readers of the stream that came (1) or went (-1).
+    pub fn stream_subscriber(&self, by: i64) {
+        self.stream_subscribers.add(by);
+    }
+
+    /// A reader of the stream did not keep up.
+    pub fn stream_cut_off(&self) {
+        self.stream_cut_offs.inc();
+    }
+
+    /// Events told on the stream.
+    pub fn stream_events(&self, count: usize) {
+        self.stream_events.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Pairs of consumer and workspace that are behind, counted for this scrape.
+    pub fn consumers_behind(&self, count: u64) {
+        self.consumers_behind.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// An ask for a lease ended: `given`, `refused` or `unavailable`.
+    pub fn lease(&self, result: &str) {
+        self.leases.with_label_values(&[result]).inc();
     }
 
     /// The whole scrape as Prometheus text 0.0.4.

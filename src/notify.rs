@@ -12,6 +12,7 @@ use crate::time::{Span, Wall};
 use crate::words::{Access, Cause, Code, EventType, Sequence, Severity};
 
 pub mod about;
+pub mod body;
 pub mod compose;
 pub mod outbox;
 pub mod storm;

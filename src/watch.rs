@@ -13,6 +13,7 @@ mod levers;
 mod notices;
 mod operators;
 mod probing;
+mod push;
 mod registering;
 mod reload;
 mod restore;
@@ -32,6 +33,7 @@ use crate::journal::{Batch, Commit, Committed, Order, StoreFault};
 use crate::key::{KeyId, LeverId, ProviderId, ReceiverId, WorkspaceId};
 use crate::lever::{LeverOrder, Levers, Outcome};
 use crate::lockout::{Brake, KeyName};
+use crate::notify::body::Pushed;
 use crate::notify::outbox::{Counts, Outbox, SendOrder};
 use crate::notify::{Delivery, NoticeId};
 use crate::operate::{Answered, Operation};
@@ -156,6 +158,10 @@ pub struct Effects {
     /// After what is published: the gate is first.
     pub levers: Vec<LeverOrder>,
     pub sends: Vec<SendOrder>,
+    /// For those who follow the stream: after `publish`, in this order.
+    pub events: Vec<Pushed>,
+    /// Highest journal number that is on disk, when it has grown.
+    pub head: Option<u64>,
     pub replies: Vec<(Ticket, Answered)>,
     pub counts: Vec<Count>,
     pub bugs: Vec<Bug>,

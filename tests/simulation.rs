@@ -24,6 +24,8 @@ mod disk;
 mod due;
 #[path = "sim/gates.rs"]
 mod gates;
+#[path = "sim/follow.rs"]
+mod follow;
 #[path = "sim/letters.rs"]
 mod letters;
 #[path = "sim/levers.rs"]

@@ -10,25 +10,20 @@
 )]
 
 #[path = "clouds/aws.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod aws_cloud;
 #[path = "clouds/azure.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod azure_cloud;
 #[path = "support/azure_wire.rs"]
 mod azure_wire;
 #[path = "clouds/gcp.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod gcp_cloud;
 #[path = "support/https.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod https;
 #[path = "support/daemon.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
 #[path = "support/wire.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod wire;
 
 #[path = "vault/clouds.rs"]

@@ -227,6 +227,15 @@ fn gate(sheet: &mut Sheet<'_>) -> GateConfig {
     GateConfig {
         unknown_workspace: unknown_workspace.unwrap_or(UnknownWorkspace::Deny),
         max_age: raw.max_age.and_then(|text| sheet.span(&text)).unwrap_or(Span::from_hours(1)),
+        ack_within: raw
+            .ack_within
+            .and_then(|text| sheet.span_within(&text, Span::from_secs(1), Span::from_hours(24)))
+            .unwrap_or(Span::from_secs(30)),
+        // Not shorter than a lease may be: a key is needed until the last one that it signed has ended.
+        lease_key_max_age: raw
+            .lease_key_max_age
+            .and_then(|text| sheet.span_within(&text, Span::from_days(1), Span::from_days(365)))
+            .unwrap_or(Span::from_days(30)),
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Store {
 pub struct Gate {
     pub unknown_workspace: Option<Text>,
     pub max_age: Option<Text>,
+    pub ack_within: Option<Text>,
+    pub lease_key_max_age: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]

@@ -49,7 +49,7 @@ pub async fn delete(
 /// The entry under its id. A field that cannot be read is named.
 fn entry(id: &str, mut body: Map<String, Value>) -> Result<raw::Key, Problem> {
     let named = body.insert("id".to_owned(), Value::from(id));
-    if named.is_some_and(|named| named != Value::from(id)) {
+    if named.is_some_and(|named| named != *id) {
         return Err(Problem::invalid("id: the body names another key than the path"));
     }
     for field in ["provider", "key"] {

@@ -213,7 +213,9 @@ pub async fn journal(doors: &Doors, query: &JournalQuery) -> Result<JournalPage,
 
 /// `GET /metrics`
 pub async fn metrics(_: Reader, State(doors): State<Doors>) -> Response {
-    let text = doors.app.metrics.render(&doors.app.published.load(), &doors.app.config.load(), crate::clock::now());
+    let (config, now) = (doors.app.config.load(), crate::clock::now());
+    doors.app.metrics.consumers_behind(doors.app.acks.behind(config.gate.ack_within, now.mono));
+    let text = doors.app.metrics.render(&doors.app.published.load(), &config, now);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::access::{Operator, Reader};
+use super::acks::Consumer;
 use super::ask::perform;
 use super::input::{Body, Filter, Segments, limit, reason, workspace_id};
 use super::problem::Problem;
@@ -51,6 +52,8 @@ pub struct Shown<'a> {
     pub evaluated_at: Option<Wall>,
     /// Until when this answer may be relied on.
     pub expires_at: Option<Wall>,
+    /// Who said within a day what it has applied.
+    pub consumers: Vec<Consumer>,
     /// How many records and preservations the vault holds of it; `null` without a vault.
     pub safety: Option<Counts>,
 }
@@ -73,21 +76,23 @@ impl Freshness {
 impl<'a> Shown<'a> {
     #[must_use]
     pub const fn new(view: &'a WorkspaceView, fresh: Freshness) -> Self {
-        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, safety: None }
+        Self { view, evaluated_at: fresh.evaluated_at, expires_at: fresh.expires_at, consumers: Vec::new(), safety: None }
     }
 
-    /// With the numbers of the vault, which the owner may see.
+    /// With the numbers of the vault, which the owner may see, and the consumers.
     #[must_use]
-    pub fn counted(self, app: &App) -> Self {
+    pub fn counted(self, app: &App, now: Now) -> Self {
+        let consumers = app.acks.of(&self.view.workspace, app.config.load().gate.ack_within, now.mono);
         let safety = app.vault.as_ref().and_then(|vault| vault.counts(&self.view.workspace));
-        Self { safety, ..self }
+        Self { safety, consumers, ..self }
     }
 }
 
 /// The workspace as the core just answered it.
 pub fn answer(doors: &Doors, view: &WorkspaceView) -> Response {
-    let fresh = Freshness::of(&doors.app.published.load(), &doors.app.config.load(), crate::clock::now());
-    Json(Shown::new(view, fresh).counted(&doors.app)).into_response()
+    let now = crate::clock::now();
+    let fresh = Freshness::of(&doors.app.published.load(), &doors.app.config.load(), now);
+    Json(Shown::new(view, fresh).counted(&doors.app, now)).into_response()
 }
 
 /// The snapshot once stored locks are in it.
@@ -110,11 +115,12 @@ pub struct ListQuery {
 pub async fn list(_: Reader, State(doors): State<Doors>, Filter(query): Filter<ListQuery>) -> Result<Response, Problem> {
     let limit = limit(query.limit)?;
     let snapshot = ready(&doors.app)?;
-    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), crate::clock::now());
+    let now = crate::clock::now();
+    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), now);
     let start = query.after.map_or(Bound::Unbounded, Bound::Excluded);
     let rows = snapshot.workspaces.range((start, Bound::Unbounded)).map(|(_, view)| view);
     let rows = rows.filter(|view| query.access.is_none_or(|access| view.access == access));
-    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh).counted(&doors.app));
+    let page = Page::of(rows, limit, |view| view.workspace.to_string(), |view| Shown::new(view, fresh).counted(&doors.app, now));
     Ok(Json(page).into_response())
 }
 
@@ -127,8 +133,9 @@ pub(super) fn find(snapshot: &Snapshot, text: &str) -> Result<std::sync::Arc<Wor
 pub async fn one(_: Reader, State(doors): State<Doors>, Segments(ws): Segments<String>) -> Result<Response, Problem> {
     let snapshot = ready(&doors.app)?;
     let view = find(&snapshot, &ws)?;
-    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), crate::clock::now());
-    Ok(Json(Shown::new(&view, fresh).counted(&doors.app)).into_response())
+    let now = crate::clock::now();
+    let fresh = Freshness::of(&snapshot, &doors.app.config.load(), now);
+    Ok(Json(Shown::new(&view, fresh).counted(&doors.app, now)).into_response())
 }
 
 /// May this workspace use this feature?

@@ -94,6 +94,7 @@ pub fn attributed(asked: EventType, event: &crate::audit::AuditEvent) -> String 
 
 /// One sentence: what was seen.
 #[must_use]
+#[expect(clippy::too_many_lines, reason = "one arm for each event")]
 pub fn sentence(facts: &Facts<'_>) -> String {
     let Facts { name, provider, .. } = *facts;
     let service = service(provider);

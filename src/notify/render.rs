@@ -8,6 +8,8 @@ use serde::Serialize;
 use std::sync::OnceLock;
 
 use crate::notify::Notice;
+pub use crate::notify::body::message;
+
 use crate::notify::about::closes;
 use crate::notify::compose::{loudness, one_line, seen, subject};
 use crate::notify::storm::listed;
@@ -164,13 +166,6 @@ const fn access_word(access: Access) -> &'static str {
         Access::ReadOnly => "read-only",
         Access::Locked => "locked",
     }
-}
-
-/// The notice's sentence, cleaned; a drill begins with `DRILL`.
-#[must_use]
-pub fn message(notice: &Notice) -> String {
-    let said = one_line(&notice.message, 2000);
-    if notice.drill && !said.starts_with("DRILL") { format!("DRILL: {said}") } else { said }
 }
 
 fn templates() -> Result<Environment<'static>, minijinja::Error> {

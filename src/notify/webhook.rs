@@ -6,12 +6,11 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue};
-use serde::Serialize;
 
 use crate::kms::BoxFuture;
+use crate::notify::body::Body;
 use crate::notify::post::{BadReceiver, Door};
-use crate::notify::{Delivery, Notice, Receiver, render};
-use crate::time::Wall;
+use crate::notify::{Delivery, Notice, Receiver};
 
 /// A signed webhook.
 pub struct Webhook {
@@ -23,41 +22,6 @@ impl std::fmt::Debug for Webhook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Webhook({} secrets)", self.secrets.len())
     }
-}
-
-/// The body of the contract (DESIGN.md section 4), also the shape of a stream event.
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(rename = "type")]
-    event: &'a str,
-    timestamp: Wall,
-    data: Data<'a>,
-}
-
-#[derive(Serialize)]
-struct Data<'a> {
-    sequence: u64,
-    key: Option<&'a str>,
-    provider: Option<&'a str>,
-    workspaces: Vec<&'a str>,
-    access: Option<&'a str>,
-    previous_access: Option<&'a str>,
-    cause: Option<&'a str>,
-    code: Option<&'a str>,
-    message: String,
-    version: Option<&'a str>,
-    actor: Option<&'a str>,
-    since: Option<Wall>,
-    /// Of a message for many: every notice it stands for, in the order in which they happened.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    notices: Vec<Part<'a>>,
-}
-
-#[derive(Serialize)]
-struct Part<'a> {
-    id: &'a str,
-    #[serde(flatten)]
-    body: Body<'a>,
 }
 
 impl Webhook {
@@ -122,30 +86,7 @@ impl Webhook {
 /// # Errors
 /// If it cannot be written as JSON.
 pub fn body(notice: &Notice) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(&said(notice))
-}
-
-fn said(notice: &Notice) -> Body<'_> {
-    let members = notice.storm.as_ref().map(|storm| storm.members.as_slice()).unwrap_or_default();
-    Body {
-        event: notice.event.as_str(),
-        timestamp: notice.timestamp,
-        data: Data {
-            sequence: notice.sequence.0,
-            key: notice.key.as_ref().map(|key| key.as_str()),
-            provider: notice.provider.as_ref().map(|provider| provider.as_str()),
-            workspaces: notice.workspaces.iter().map(|workspace| workspace.as_str()).collect(),
-            access: notice.access.map(crate::words::Access::as_str),
-            previous_access: notice.previous_access.map(crate::words::Access::as_str),
-            cause: notice.cause.map(crate::words::Cause::as_str),
-            code: notice.code.map(crate::words::Code::as_str),
-            message: render::message(notice),
-            version: notice.version.as_ref().map(|version| version.as_str()),
-            actor: notice.actor.as_deref(),
-            since: notice.since,
-            notices: members.iter().map(|member| Part { id: &member.id.0, body: said(member) }).collect(),
-        },
-    }
+    serde_json::to_vec(&Body::of(notice))
 }
 
 impl Receiver for Webhook {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::clock;
 use crate::drive::Identities;
 use crate::http::Health;
+use crate::http::hub::Feed;
 use crate::journal::{Commit, Store};
 use crate::key::{ProviderId, ReceiverId};
 use crate::kms::Kms;
@@ -49,6 +50,7 @@ pub struct Parts {
     pub identities: Arc<Identities>,
     pub doors: tokio::runtime::Handle,
     pub supervisor: Supervisor,
+    pub feed: Feed,
 }
 
 pub struct Stores {
@@ -89,6 +91,8 @@ impl Performer {
             }
         }
         self.parts.published.apply(out.publish);
+        // Who hears of a change and asks finds it.
+        self.parts.feed.hand(clock::now().mono, out.events, out.head);
         for order in out.probes {
             self.probe(order);
         }

@@ -14,6 +14,8 @@ use crate::clock;
 use crate::config::load::{self, LoadError, Loaded};
 use crate::config::{Config, StoreUrl, WhenLost};
 use crate::drive::Identities;
+use crate::http::acks::Acks;
+use crate::http::hub::{Feed, Hub};
 use crate::http::serve::{SharedTls, serve_socket, serve_tcp};
 use crate::http::socket::{ControlSocket, SocketFault};
 use crate::http::tls::{TlsFault, server_config};
@@ -27,6 +29,7 @@ use crate::run::effects::{Parts, Stores, kms_map};
 use crate::run::heartbeat::Heart;
 use crate::run::reload::{LastGood, Reloader};
 use crate::run::{Handle, RunOptions, calendar, supervise};
+use crate::store::lease_keys::LeaseKeys;
 use crate::store::spool::Spool;
 use crate::store::sqlite::{LOST_AT, Opened, Options, SqliteStore};
 use crate::time::Span;
@@ -125,27 +128,21 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     let opened = Providers::open(&config, None).await?;
     let receivers = Arc::new(ArcSwap::from_pointee(outward(&config)?));
     let levers = Arc::new(ArcSwap::from_pointee(levers(&config)?));
-    let tls: Option<SharedTls> = match &config.server.tls {
-        Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
-        None => None,
-    };
+    let tls = shared_tls(&config)?;
     let (store, spool, restored, lost) = open_store(&config).await?;
     let cursors = crate::run::audit::stored_cursors(&restored.meta);
+    let head = restored.head;
     let start = Start { store_lost: lost, config_error: chosen.error.clone(), config_text: None };
     let now = clock::now();
-    let published = Published::default();
-    let mut out = Effects::default();
-    let watch = Watch::new(Arc::clone(&config), restored, start, now, &mut out);
-    // Stored locks stand from here on; only now may a door open.
-    published.apply(std::mem::take(&mut out.publish));
-    published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
-
+    let (watch, published) = restore(&config, restored, start, now);
     let metrics = Arc::new(Metrics::new().map_err(Fault::runtime)?);
     let vault = vault(&config, &store, &metrics).await?;
     metrics.config_reload(chosen.error.is_none());
     let health = Arc::new(Health::new(now.mono));
     let kms = Arc::new(ArcSwap::from_pointee(kms_map(&opened)));
+    let (pushing, feed) = Pushing::start(&config, head, now, &metrics)?;
     let parts = Parts {
+        feed,
         published: published.clone(),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
@@ -161,9 +158,7 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
     // From here on a signal waits for its turn: none ends the daemon in the middle of its first steps.
     let signals = Signals::listen()?;
     // Doors are bound before the loop starts: a port that is taken ends the start with nothing begun.
-    let address = config.server.listen;
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Fault::Listen { address, source })?;
-    let socket = ControlSocket::bind(Path::new(&config.server.run_dir))?;
+    let (listener, socket) = bind(&config).await?;
     let handle = crate::run::spawn(watch, parts, stores)?;
     if chosen.error.is_none() {
         last_good.keep(&chosen.loaded.text);
@@ -189,9 +184,28 @@ pub(super) async fn run(options: RunOptions) -> Result<(), Fault> {
         metrics,
         reload: Arc::clone(&reloader) as Arc<dyn crate::http::Reload>,
         health,
+        hub: pushing.hub,
+        acks: pushing.acks,
+        leases: pushing.leases,
         vault: Some(vault),
     };
     serve(handle, store, app, reloader, Doors { listener, socket, tls, cursors }, signals).await
+}
+
+/// The core with what was stored; its locks stand from here on, and only now may a door open.
+fn restore(config: &Arc<Config>, restored: Restored, start: Start, now: crate::time::Now) -> (Watch, Published) {
+    let published = Published::default();
+    let mut out = Effects::default();
+    let watch = Watch::new(Arc::clone(config), restored, start, now, &mut out);
+    published.apply(std::mem::take(&mut out.publish));
+    published.apply(vec![crate::snapshot::Change::Fresh(now.mono)]);
+    (watch, published)
+}
+
+async fn bind(config: &Config) -> Result<(tokio::net::TcpListener, ControlSocket), Fault> {
+    let address = config.server.listen;
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Fault::Listen { address, source })?;
+    Ok((listener, ControlSocket::bind(Path::new(&config.server.run_dir))?))
 }
 
 /// The vault over the store, with keys of its own. Without a configured key it is there and empty.
@@ -242,6 +256,7 @@ async fn serve(
     let tcp = tokio::spawn(serve_tcp(listener, tls, app.clone(), Limits::default(), until(closed.clone())));
     let readers = crate::run::audit::run(Arc::clone(&app.config), handle.asks.clone(), Arc::clone(&app.metrics), cursors, closed.clone());
     let readers = tokio::spawn(readers);
+    let (app_leases, tended) = (Arc::clone(&app.leases), Arc::clone(&app.config));
     let unix = tokio::spawn(serve_socket(socket, app, Limits::default(), until(closed)));
     let calendar = calendar::start(Arc::clone(&reloader.config), handle.asks.clone()).await;
     let heart = Heart {
@@ -251,6 +266,7 @@ async fn serve(
         metrics: Arc::clone(&reloader.metrics),
     };
     let heart = tokio::spawn(heart.run());
+    let tending = tokio::spawn(crate::http::lease::tend(app_leases, tended));
     supervise::ready();
     signals.wait(&reloader).await;
     tracing::info!("stopping");
@@ -263,6 +279,7 @@ async fn serve(
     }
     let _ = handle.stop.send(true);
     let joined = tokio::task::spawn_blocking(move || handle.thread.join()).await;
+    tending.abort();
     let _ = closing.send(true);
     let _ = tokio::join!(tcp, unix, readers);
     store.close().await;
@@ -306,6 +323,40 @@ impl Signals {
             }
         }
     }
+}
+
+fn shared_tls(config: &Config) -> Result<Option<SharedTls>, Fault> {
+    Ok(match &config.server.tls {
+        Some(tls) => Some(Arc::new(ArcSwap::from_pointee(server_config(tls)?))),
+        None => None,
+    })
+}
+
+/// What services follow, acknowledge and lease with.
+struct Pushing {
+    hub: Arc<Hub>,
+    acks: Arc<Acks>,
+    leases: Arc<LeaseKeys>,
+}
+
+impl Pushing {
+    fn start(config: &Config, head: u64, now: crate::time::Now, metrics: &Arc<Metrics>) -> Result<(Self, Feed), Fault> {
+        let leases = Arc::new(lease_keys(config)?);
+        let hub = Arc::new(Hub::new(head, Limits::default().subscribers, now));
+        let acks = Arc::new(Acks::default());
+        let feed = hub.start(Arc::clone(metrics), Arc::clone(&acks));
+        Ok((Self { hub, acks, leases }, feed))
+    }
+}
+
+/// The signing keys beside the store: made at the first start, looked after once a minute.
+fn lease_keys(config: &Config) -> Result<LeaseKeys, Fault> {
+    let path = match &config.store.url {
+        StoreUrl::Sqlite(path) => PathBuf::from(path),
+        StoreUrl::Postgres(_) => return Err(Fault::NotBuilt("PostgreSQL is not built in yet; use sqlite://FILE")),
+    };
+    LeaseKeys::beside(&path, config.gate.lease_key_max_age, clock::now().wall)
+        .map_err(|error| Fault::Store { path: path.display().to_string(), fault: StoreFault::Unavailable(error.to_string()) })
 }
 
 type OpenStore = (Arc<SqliteStore>, Option<Spool>, Restored, bool);

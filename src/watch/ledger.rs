@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::journal::{Batch, Commit, Committed, Order, OrderSlot, OrderWrite, StoreFault};
 use crate::key::WorkspaceId;
 use crate::lever::{Entry, Slot};
-use crate::notify::OutboxRow;
+use crate::notify::{Notice, OutboxRow};
 use crate::operate::{Answered, Refusal, RefusalSlug};
 use crate::schedule::KeyIx;
 use crate::time::{Mono, Now, Span};
@@ -49,6 +49,8 @@ pub struct Held {
     /// Answers, and whether they may go out with an impatient lock.
     pub replies: Vec<(Ticket, Reply, bool)>,
     pub asked_at: Option<Mono>,
+    /// What followers of keys hear when it is on disk, by the place of its record.
+    pub told: Vec<(usize, Arc<Notice>)>,
     /// Locks in it, by when their key last worked: for the latency until they are shown.
     pub applies: Vec<(Mono, KeyIx)>,
 }
@@ -177,7 +179,7 @@ impl Watch {
         }
         if self.ledger.open.commit.is_empty() {
             let held = std::mem::take(&mut self.ledger.open);
-            self.settle(now, held, &Committed::default(), out);
+            self.settle(now, held, &Commit::default(), &Committed::default(), out);
             return;
         }
         let mut held = std::mem::take(&mut self.ledger.open);
@@ -200,7 +202,7 @@ impl Watch {
                 // Queues grow here; a receiver that is away for long must not show an old depth.
                 self.daemon_dirty |= !rows.is_empty();
                 self.outbox.stored(rows, now);
-                self.settle(now, flight.held, &committed, out);
+                self.settle(now, flight.held, &flight.commit, &committed, out);
                 out.spool_clear = self.ledger.undurable() == 0;
             }
             Err(_) => {
@@ -216,8 +218,9 @@ impl Watch {
     }
 
     /// Everything of this commit is on disk: show it, open what was lifted, answer.
-    fn settle(&mut self, now: Now, held: Held, committed: &Committed, out: &mut Effects) {
+    fn settle(&mut self, now: Now, held: Held, commit: &Commit, committed: &Committed, out: &mut Effects) {
         self.count_applied(now, &held.applies);
+        let before = out.events.len();
         let unlocked = held.unlocked.clone();
         for (slot, sequence) in held.lifts {
             let refused = committed.refused.contains(&slot);
@@ -241,6 +244,7 @@ impl Watch {
         for key in held.keys.into_iter().chain(unlocked) {
             self.show_key_later(now, key, out);
         }
+        super::push::number(before, &held.told, commit, committed, out);
         for (ticket, reply, _) in held.replies {
             let answer = self.answer(now, reply);
             out.replies.push((ticket, answer));

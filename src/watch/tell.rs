@@ -141,6 +141,7 @@ impl Watch {
 
     fn send_to(&mut self, now: Now, notice: Notice, receivers: &[ReceiverId]) {
         let notice = Arc::new(notice);
+        self.push_later(&notice);
         let mut receivers = receivers.to_vec();
         self.attend(now, &notice, &mut receivers);
         let rows = self.outbox.make_rows(notice, &receivers, now);

@@ -192,6 +192,7 @@ impl Watch {
         if differs {
             self.store_workspace(id);
         }
+        self.push_access(now, &view, out);
         out.publish.push(Change::Workspace(Arc::new(view)));
     }
 

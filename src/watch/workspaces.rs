@@ -10,9 +10,11 @@ use crate::journal::{Order, OrderKey, OrderSlot};
 use crate::key::WorkspaceId;
 use crate::lifecycle::{Finding, KeyState};
 use crate::lockout::{KeyName, Orders};
+use crate::notify::Notice;
 use crate::schedule::KeyIx;
 use crate::time::{Now, Wall};
 use crate::watch::ledger::Reply;
+use crate::watch::push::Told;
 use crate::watch::{Effects, Ticket, Watch};
 use crate::words::{Access, By, Cause, EventType, HeldBy, Release, Sequence};
 
@@ -36,6 +38,10 @@ pub struct Workspace {
     /// The number that the store had at the start.
     pub stored: Sequence,
     pub last_shown: Option<(Sequence, Access)>,
+    /// What followers of the stream were told last.
+    pub told: Option<Told>,
+    /// The newest notice about its access.
+    pub notice: Option<Arc<Notice>>,
     /// Shown at least, while what opens the workspace waits for the disk.
     pub floor: Access,
     /// Shown at least, until levers are undone and the disk has it.
@@ -63,6 +69,8 @@ impl Workspace {
             lever_floor: None,
             opening: None,
             last_shown: None,
+            told: None,
+            notice: None,
             needs: Needs::All,
             orders: Orders::default(),
             lifting: Vec::new(),

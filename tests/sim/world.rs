@@ -20,6 +20,7 @@ use super::check::Checker;
 use super::cloud::{Cloud, Refusals};
 use super::dice::Dice;
 use super::disk::Disk;
+use super::follow::Follower;
 use super::gates::FarGate;
 use super::plan::{Plan, PlannedKey};
 use super::script::Happening;
@@ -112,6 +113,7 @@ pub struct World {
     pub keys: BTreeMap<KeyId, Arc<KeyView>>,
     pub providers: BTreeMap<ProviderId, Arc<ProviderView>>,
     pub check: Checker,
+    follower: Follower,
     pub crash_rate: u64,
     pub trace: bool,
     pub levers: super::levers::Truth,
@@ -156,6 +158,7 @@ impl World {
             keys: BTreeMap::new(),
             providers: BTreeMap::new(),
             check: Checker::new(),
+            follower: Follower::default(),
             crash_rate: 0,
             trace,
             levers,
@@ -297,6 +300,9 @@ impl World {
         }
         watch.seal(now, &mut out);
         self.check.turn(now, &watch, &out);
+        if let Some(wrong) = self.follower.turn(&out) {
+            self.check.wrong(format!("stream: {wrong}"));
+        }
         self.watch = Some(watch);
         if self.crash_rate > 0 && self.crash_after.is_none() && self.dice.below(self.crash_rate) == 0 {
             self.crash_after = Some(self.dice.below(6));
@@ -576,6 +582,7 @@ impl World {
         self.watch = Some(watch);
         self.turn += 1;
         self.check.restarting = true;
+        self.follower.reload(&out);
         for change in std::mem::take(&mut out.publish) {
             self.show(change);
         }

@@ -15,6 +15,7 @@ use cmek_watchdog::config::{
 };
 use cmek_watchdog::gate::Features;
 use cmek_watchdog::http::access::Peer;
+use cmek_watchdog::http::hub::Hub;
 use cmek_watchdog::http::{App, Ask, Health, Limits, Reload, router_with};
 use cmek_watchdog::journal::{Commit, Committed, JournalQuery, Record, Restored, Store, StoreFault, StoredRecord};
 use cmek_watchdog::key::{KeyId, KeyVersion, PolicyId, ProviderId, WorkspaceId};
@@ -27,6 +28,7 @@ use cmek_watchdog::published::Published;
 use cmek_watchdog::snapshot::{
     Change, DaemonView, FactsView, KeyView, LockView, OutboxView, ProbeView, ProviderView, VersionView, WorkspaceView,
 };
+use cmek_watchdog::store::lease_keys::LeaseKeys;
 use cmek_watchdog::time::{Span, Wall};
 use cmek_watchdog::words::{
     Access, By, Cause, Code, EventType, FailureKind, FeatureClass, Leg, LegOutcome, ProviderKind, Role, Sequence, StateWord, VerdictWord,
@@ -60,7 +62,12 @@ pub fn config() -> Config {
             tokens: vec![],
         },
         store: StoreConfig { url: StoreUrl::Sqlite("state.db".into()), when_lost: WhenLost::Refuse },
-        gate: GateConfig { unknown_workspace: UnknownWorkspace::Deny, max_age: Span::from_hours(1) },
+        gate: GateConfig {
+            unknown_workspace: UnknownWorkspace::Deny,
+            max_age: Span::from_hours(1),
+            ack_within: Span::from_secs(30),
+            lease_key_max_age: Span::from_days(30),
+        },
         per_key_limit: 5000,
         operator_key: None,
         recovery_key: None,
@@ -288,7 +295,12 @@ pub struct House {
 impl House {
     pub fn new(config: Config) -> Self {
         let (asks, orders) = mpsc::channel(8);
+        let folder = tempfile::tempdir().unwrap();
+        let leases = LeaseKeys::beside(&folder.path().join("state.db"), Span::from_days(30), clock::now().wall).unwrap();
         let app = App {
+            hub: Arc::new(Hub::new(5, 3000, clock::now())),
+            acks: Arc::default(),
+            leases: Arc::new(leases),
             published: Published::default(),
             asks,
             store: Arc::new(Journal::with(5)),
