@@ -48,6 +48,8 @@ pub struct Checker {
     /// Crashes with the store well: when, and how much later a lock may come for each.
     pub crashes: Vec<(u64, u64)>,
     pub unlock_asked: BTreeMap<String, u64>,
+    /// When the machine last woke from a sleep.
+    pub resumed: u64,
     pub dropped: BTreeMap<String, u64>,
     /// When a reload last changed what the policies ask for.
     pub rules_changed: u64,

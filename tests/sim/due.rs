@@ -84,6 +84,12 @@ pub fn shown_due(world: &mut World, run: u64, workspace: &str) {
     if run != world.run {
         return;
     }
+    // A machine that slept in between gets its time anew.
+    if world.mono < world.check.resumed + 350 {
+        let item = Item::ShownDue { run, workspace: workspace.to_owned() };
+        world.after(350, item);
+        return;
+    }
     let shown = world.workspaces.get(workspace).is_some_and(|v| v.access == Access::Locked);
     let asked = world.check.unlock_asked.get(workspace).is_some_and(|at| *at + 1_000 >= world.mono);
     if !shown && !asked {

@@ -188,6 +188,7 @@ pub fn happen(world: &mut World, happening: Happening) -> Vec<Event> {
             world.check.coverage.saw("clock: suspended");
             world.mono += world.dice.range(10_000, 7_200_000);
             let mono = world.mono;
+            world.check.resumed = mono;
             world.check.disturbed_all(mono + 60_000);
             return vec![Event::Wake];
         }
