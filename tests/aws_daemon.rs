@@ -186,7 +186,8 @@ impl Stage {
              [providers.aws]\nkind = \"aws\"\nregion = \"{REGION}\"\nendpoint = \"{}\"\ncontrol_key = \"{control}\"\ncalls_per_second = 200\n\
              our_accounts = [\"{ACCOUNT}\"]\n{tables}\n\
              [receivers.hook]\nkind = \"webhook\"\nurl = \"http://{}/hook\"\nsecret = \"env:HOOK_SECRET\"\n\
-             [[routes]]\nreceivers = [\"hook\"]\nseverity = \"info\"\n",
+             [[routes]]\nreceivers = [\"hook\"]\nseverity = \"info\"\n\
+             [notify]\ngroup_above = 1000\nper_hour = 10000\n",
             proxy.url(),
             hook_server.addr
         );

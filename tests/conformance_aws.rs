@@ -344,7 +344,7 @@ async fn rotations_are_read_by_the_reader_role_or_as_ourselves_and_never_across_
     let role = format!("arn:aws:iam::{CUSTOMER}:role/cmek-reader");
     let reading = KeyTarget { reader_role: Some(role.clone()), ..target(&theirs) };
     let refused = kms.rotation(&reading).unwrap().await.result.unwrap_err();
-    assert_eq!(refused.kind, FailureKind::Credentials, "{refused:?}");
+    assert_eq!(refused.kind, FailureKind::AccessDenied, "{refused:?}");
     aws.trust_role(&role, None);
     let kms = adapter(aws.url(), REGION, ACCESS_KEY, "secret", &[OURS]).await;
     assert!(kms.rotation(&reading).unwrap().await.result.unwrap().rotated_at.is_some());

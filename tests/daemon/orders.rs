@@ -152,7 +152,7 @@ fn an_old_version_is_retired_by_name() {
     let (old, new) = (name(false), name(true));
     assert_eq!(place.cli(&["version", "retire", "demo", "no-such", "--reason", "x"]).code, 66);
     assert_eq!(place.cli(&["version", "retire", "nobody", &old, "--reason", "x"]).code, 66);
-    assert_eq!(place.cli(&["version", "retire", "demo", &new, "--reason", "x"]).code, 2, "the current one is in use");
+    assert_eq!(place.cli(&["version", "retire", "demo", &new, "--reason", "x"]).code, 77, "the current one is in use");
     place.good(&["version", "retire", "demo", &old, "--reason", "all data sealed anew"]);
     let retired = daemon.key("demo")["versions"].as_array().unwrap().iter().find(|v| v["version"] == old.as_str()).unwrap().clone();
     assert_eq!((&retired["retired"], &retired["protects_data"]), (&json!(true), &json!(false)));

@@ -39,7 +39,7 @@ fn an_old_version_is_needed_until_a_fresh_wrap_names_the_new_one() {
     assert_eq!(versions(&bench), [("1".to_owned(), true, true, Some(true))]);
     assert_eq!(bench.key("k1").rotations, 0);
     let refused = bench.ask(retire("1")).unwrap_err();
-    assert_eq!(refused.slug, RefusalSlug::Invalid, "not yet: a fresh wrap still names it");
+    assert_eq!(refused.slug, RefusalSlug::CurrentVersion, "not yet: a fresh wrap still names it");
 
     bench.cloud.rotate_to(&customer(1), 2);
     // And the other way round: the list lags for three minutes, the wrap has moved.

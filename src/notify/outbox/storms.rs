@@ -33,14 +33,26 @@ pub(super) struct Weather {
     recent: VecDeque<Mono>,
     /// While a storm lasts: when its next message may go.
     next: Option<Mono>,
+    /// When something critical was last told.
+    loud: Option<Mono>,
     /// Matters that were told of under a storm and have not ended, with the storm's id. Stored.
     open: BTreeMap<String, Arc<str>>,
 }
 
 impl Weather {
-    /// Decides about the head of a line in which `waiting` rows are ready.
-    pub fn step(&mut self, now: Now, waiting: usize) -> Step {
+    /// Decides about the head of a line in which `waiting` rows are ready. The first critical word
+    /// among lesser ones does not wait for the pace: what stands before it goes along.
+    pub fn step(&mut self, now: Now, waiting: usize, critical: impl FnOnce() -> bool) -> Step {
         let Some(pace) = self.pace else { return Step::One };
+        let step = self.paced(now, waiting, pace);
+        let hushed = self.loud.is_some_and(|at| now.mono.since(at) < pace.every) || self.recent.len() >= pace.per_hour;
+        if step == Step::Wait && !hushed && critical() {
+            return if waiting > 1 { Step::Many } else { Step::One };
+        }
+        step
+    }
+
+    fn paced(&mut self, now: Now, waiting: usize, pace: Pace) -> Step {
         while self.recent.front().is_some_and(|at| now.mono.since(*at) >= HOUR) {
             self.recent.pop_front();
         }
@@ -69,7 +81,10 @@ impl Weather {
     }
 
     /// A message begins.
-    pub fn sends(&mut self, now: Now) {
+    pub fn sends(&mut self, now: Now, critical: bool) {
+        if critical {
+            self.loud = Some(now.mono);
+        }
         if let Some(pace) = self.pace {
             self.recent.push_back(now.mono);
             while self.recent.len() > pace.per_hour {
