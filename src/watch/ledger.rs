@@ -93,6 +93,11 @@ impl Ledger {
         self.holds().any(|held| held.raised.contains(workspace))
     }
 
+    /// An opening after its levers waits for the disk, and so does its number.
+    pub fn reserves(&self, workspace: &WorkspaceId) -> bool {
+        self.holds().any(|held| held.reserved.contains(workspace))
+    }
+
     pub fn is_durable(&self, workspace: &WorkspaceId) -> bool {
         !self.holds().any(|held| held.lowered.contains(workspace))
     }

@@ -79,7 +79,7 @@ impl Watch {
         if self.ledger.withholds_raise(id) {
             orders.overrides.clear();
         }
-        let waits = self.ledger.withholds_raise(id) || !ws.lifting.is_empty();
+        let waits = self.ledger.withholds_raise(id) || self.ledger.reserves(id) || !ws.lifting.is_empty();
         let floor = if self.ledger.withholds_raise(id) { ws.floor } else { Access::Open };
         let access = orders.access(&ws.counting(), ws.needs, now.wall).max(floor);
         let first = deciding(&orders, now.wall).filter(|_| access != Access::Open);
@@ -177,7 +177,7 @@ impl Watch {
     pub(super) fn publish_workspace(&mut self, now: Now, id: &WorkspaceId, out: &mut Effects) {
         self.mind_levers(now, id);
         let Some(mut view) = self.workspace_view(now, id) else { return };
-        let waits = self.ledger.withholds_raise(id);
+        let waits = self.ledger.withholds_raise(id) || self.ledger.reserves(id);
         let Some(ws) = self.workspaces.get_mut(id) else { return };
         let differs = ws.last_shown.is_some_and(|(sequence, access)| access != view.access && view.sequence <= sequence);
         if differs {

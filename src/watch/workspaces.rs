@@ -136,7 +136,7 @@ impl Watch {
 
     /// Puts an order in force. An order that stands keeps its beginning; none is ever softened here.
     pub(super) fn place_order(&mut self, now: Now, mut order: Order) -> Changed {
-        let raising = self.ledger.withholds_raise(&order.workspace);
+        let raising = self.ledger.withholds_raise(&order.workspace) || self.ledger.reserves(&order.workspace);
         let ws = self.workspaces.entry(order.workspace.clone()).or_insert_with(|| Workspace::new(order.workspace.clone(), now));
         ws.sequence = ws.sequence.next(now.wall.0);
         order.sequence = ws.sequence;
@@ -181,7 +181,7 @@ impl Watch {
 
     /// Begins to lift orders of one workspace; they act until the disk has it.
     pub(super) fn lift(&mut self, now: Now, id: &WorkspaceId, which: impl Fn(&Order) -> bool) -> Option<Changed> {
-        let raising = self.ledger.withholds_raise(id);
+        let raising = self.ledger.withholds_raise(id) || self.ledger.reserves(id);
         let ws = self.workspaces.get_mut(id)?;
         let mut lifted: Vec<Order> = Vec::new();
         if ws.orders.manual.as_ref().is_some_and(&which) {
@@ -219,8 +219,13 @@ impl Watch {
         self.store_workspace(id);
     }
 
-    /// Levers are undone: the workspace opens, under a new number, when the disk has it.
+    /// Levers are undone: the workspace opens, under a new number, when the disk has it. Until then
+    /// that number is shown to nobody: a crash would take it back, or give it to the opening too.
     pub(super) fn reserve(&mut self, now: Now, id: &WorkspaceId) {
+        let waits = self.ledger.withholds_raise(id) || self.ledger.reserves(id);
+        if let Some(ws) = self.workspaces.get_mut(id).filter(|ws| !waits && ws.lifting.is_empty()) {
+            ws.meanwhile = ws.sequence;
+        }
         self.raise_number(now, id);
         self.ledger.open.reserved.insert(id.clone());
     }
