@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{Confirm, Policy};
 use crate::time::{Mono, Now, Span, Wall};
-use crate::verdict::{Direction, Refused, Stated};
+use crate::verdict::{Direction, Refused, Stated, is_conclusive};
 use crate::words::{Access, FailureKind};
 
 /// Newest looks kept; no rule may ask for more.
@@ -66,7 +66,9 @@ pub fn rule_of(refused: &Refused, policy: &Policy) -> Option<Confirm> {
     let access = base.and_then(|rule| rule.access);
     if refused.direction == Direction::Wrap {
         let access = access.map(|_| Access::ReadOnly);
-        return base.map(|_| Confirm { looks: 2, of: 2, over: Span::from_secs(5), access });
+        let quick = Confirm { looks: 2, of: 2, over: Span::from_secs(5), access };
+        // A kind of doubt that the policy lets lock keeps the patience that the policy gives it.
+        return base.map(|rule| if is_conclusive(refused.kind) { quick } else { Confirm { access, ..rule } });
     }
     let access = match refused.direction {
         Direction::Unwrap => access.map(|level| level.max(Access::Locked)),

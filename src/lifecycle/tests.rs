@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::Confirm;
 use crate::time::{Mono, Wall};
 use proptest::prelude::*;
 
@@ -45,6 +46,18 @@ fn drive(mut state: KeyState, policy: &Policy, looks: &[Verdict]) -> (KeyState, 
 
 fn proposed(did: &[(u64, Did)]) -> Option<(u64, Finding)> {
     did.iter().find_map(|(at, d)| if let Did::Propose(f) = d { Some((*at, *f)) } else { None })
+}
+
+#[test]
+fn a_withheld_wrap_waits_as_long_as_the_policy_says_of_its_kind() {
+    let rule = Confirm { looks: 3, of: 4, over: Span::from_mins(5), access: Some(Access::Locked) };
+    let mut policy = Policy::default();
+    policy.on.insert(FailureKind::NetworkBlocked, rule);
+    let of = |kind, direction| looks::rule_of(&Refused { kind, stated: Stated::No, direction, weak: false }, &policy);
+    assert_eq!(of(FailureKind::NetworkBlocked, Direction::Wrap), Some(Confirm { access: Some(Access::ReadOnly), ..rule }));
+    assert_eq!(of(FailureKind::NetworkBlocked, Direction::Unwrap), Some(rule));
+    let quick = Confirm { looks: 2, of: 2, over: Span::from_secs(5), access: Some(Access::ReadOnly) };
+    assert_eq!(of(FailureKind::AccessDenied, Direction::Wrap), Some(quick));
 }
 
 #[test]

@@ -365,9 +365,8 @@ fn no_false_lock(world: &mut World, view: &WorkspaceView, lock: &LockView) {
                 world.check.coverage.saw("lock: of a flapping key");
                 (1, Span::ZERO)
             }
-            (FailureKind::AccessDenied | FailureKind::NetworkBlocked, Some(rule)) if lock.access == Access::Locked => {
-                (usize::from(rule.looks), rule.over)
-            }
+            (FailureKind::AccessDenied, Some(rule)) if lock.access == Access::Locked => (usize::from(rule.looks), rule.over),
+            (FailureKind::NetworkBlocked, Some(rule)) => (usize::from(rule.looks), rule.over),
             (FailureKind::Disabled | FailureKind::PendingDeletion | FailureKind::Destroyed | FailureKind::AccessDenied, Some(_)) => {
                 (2, Span::from_secs(5))
             }

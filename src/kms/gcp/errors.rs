@@ -333,5 +333,4 @@ fn word_after<'a>(message: &'a str, mark: &str) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-#[path = "errors_tests.rs"]
 mod tests;

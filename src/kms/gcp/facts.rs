@@ -124,5 +124,4 @@ fn wall(time: Option<&Timestamp>) -> Option<Wall> {
 }
 
 #[cfg(test)]
-#[path = "facts_tests.rs"]
 mod tests;
