@@ -24,7 +24,7 @@ use azure_wire::{OUR_APP, OUR_TENANT, Root, THEIR_TENANT, TestNames, azure, clie
 use cmek_watchdog::config::{Provider, ProviderDetail};
 use cmek_watchdog::key::{KeyRef, KeyTarget, KeyVersion};
 use cmek_watchdog::kms::azure::{AzureIdentity, AzureKms, CALL_MARK, MARK};
-use cmek_watchdog::kms::{Answer, Kms, Wrapped};
+use cmek_watchdog::kms::{Answer, Kms, Rotation, RotationFact, Wrapped};
 use cmek_watchdog::time::Span;
 use cmek_watchdog::words::{FailureKind, ProviderKind};
 
@@ -351,4 +351,25 @@ async fn an_algorithm_that_the_key_does_not_know_is_misconfigured() {
     let s = stage().await;
     let odd = KeyTarget { algorithm: Some("A256KW".to_owned()), ..s.key.clone() };
     assert_eq!(refused(s.kms.wrap_key(&odd).await), refusal(FailureKind::Misconfigured, false, "BadParameter"));
+}
+
+#[tokio::test]
+async fn the_rotation_policy_tells_the_next_rotation_and_a_refusal_tells_nothing() {
+    let s = stage().await;
+    let seen = async || s.kms.rotation(&s.key).unwrap().await.result;
+    assert_eq!(seen().await, Ok(Rotation::default()));
+    s.cloud.rotate_by_itself(HOST, "k", "timeAfterCreate", "P90D");
+    let facts = s.kms.describe_key(&s.key).await.result.unwrap();
+    assert_eq!(facts.rotation, RotationFact::NotObservable, "describe alone does not tell");
+    let created = facts.created_at.unwrap();
+    let next = async || seen().await.unwrap().next_rotation_at;
+    assert_eq!(next().await, Some(created.plus(Span::from_days(90))));
+    s.cloud.rotate_by_itself(HOST, "k", "timeBeforeExpiry", "P10D");
+    assert_eq!(next().await, None, "a key without an end");
+    s.cloud.set_dates(HOST, "k", Dates { not_before: None, expires: Some(created.plus(Span::from_days(30))) });
+    assert_eq!(next().await, Some(created.plus(Span::from_days(20))));
+    s.cloud.fault(Some(Action::Read), Fault::Refuse(403, "Forbidden", "no"));
+    assert!(seen().await.is_err());
+    s.cloud.fault(Some(Action::Read), Fault::Cut);
+    assert!(seen().await.is_err());
 }

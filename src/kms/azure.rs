@@ -21,7 +21,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::config::{Provider, ProviderDetail};
 use crate::key::{KeyTarget, KeyVersion};
-use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Unwrapped, Wrapped};
+use crate::kms::{Answer, BoxFuture, CallMeta, KeyFacts, Kms, KmsError, Rotation, Unwrapped, Wrapped};
 use crate::time::{Span, Wall};
 use crate::words::{FailureKind, ProviderKind};
 
@@ -29,6 +29,7 @@ mod audit;
 mod errors;
 mod facts;
 mod identity;
+mod rotation;
 mod vault;
 mod vaults;
 mod wire;
@@ -369,6 +370,9 @@ impl Kms for AzureKms {
     }
     fn describe_key<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<KeyFacts>> {
         Box::pin(self.describe(key))
+    }
+    fn rotation<'a>(&'a self, key: &'a KeyTarget) -> Option<BoxFuture<'a, Answer<Rotation>>> {
+        Some(Box::pin(self.read_rotation(key)))
     }
     fn whoami<'a>(&'a self, key: &'a KeyTarget) -> BoxFuture<'a, Answer<Box<str>>> {
         Box::pin(self.identify(key))

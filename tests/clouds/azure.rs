@@ -159,6 +159,10 @@ impl AzureCloud {
     pub fn set_operations(&self, host: &str, name: &str, operations: &[&str]) {
         self.at(host, |vault, _| vault.set_operations(name, operations).unwrap());
     }
+    /// The vault makes new versions by itself.
+    pub fn rotate_by_itself(&self, host: &str, name: &str, trigger: &'static str, duration: &'static str) {
+        self.at(host, |vault, _| vault.keys.get_mut(name).unwrap().rotates = Some((trigger, duration)));
+    }
     /// Soft deletion.
     pub fn delete(&self, host: &str, name: &str) {
         self.at(host, |vault, now| vault.delete(name, now).unwrap());

@@ -8,7 +8,7 @@ use azure_core::time::OffsetDateTime;
 use azure_security_keyvault_keys::models::{DeletedKey, Key, KeyAttributes, KeyProperties};
 
 use crate::key::KeyVersion;
-use crate::kms::{KeyFacts, KmsError, VersionFact};
+use crate::kms::{KeyFacts, KmsError, RotationFact, VersionFact};
 use crate::time::Wall;
 use crate::words::FailureKind;
 
@@ -50,6 +50,7 @@ pub(super) fn of_key(name: Arc<str>, key: &Key, versions: Option<&[KeyProperties
         expires_at: attributes.and_then(|a| a.expires).map(wall),
         not_before: attributes.and_then(|a| a.not_before).map(wall),
         protection_level: jwk.and_then(|jwk| jwk.kty.as_ref()).map(|kty| kty.to_string().into()),
+        rotation: RotationFact::NotObservable,
         origin: key.managed.filter(|managed| *managed).map(|_| "managed".into()),
         ..KeyFacts::default()
     }

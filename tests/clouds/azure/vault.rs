@@ -91,6 +91,8 @@ pub struct Key {
     /// Oldest first; the last is current.
     pub versions: Vec<Version>,
     pub operations: Vec<String>,
+    /// The trigger of rotation by the vault, `timeAfterCreate` or `timeBeforeExpiry`, and its duration.
+    pub rotates: Option<(&'static str, &'static str)>,
 }
 
 impl Key {
@@ -172,7 +174,7 @@ impl Vault {
         let version = self.fresh_version(now);
         let id = version.id.clone();
         let operations = ["encrypt", "decrypt", "sign", "verify", "wrapKey", "unwrapKey"].map(str::to_owned).to_vec();
-        self.keys.entry(name.to_owned()).or_insert(Key { versions: Vec::new(), operations }).versions.push(version);
+        self.keys.entry(name.to_owned()).or_insert(Key { versions: Vec::new(), operations, rotates: None }).versions.push(version);
         Ok(id)
     }
 

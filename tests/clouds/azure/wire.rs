@@ -107,7 +107,7 @@ fn authenticate(world: &World, vault: &Vault, asked: &Asked) -> Result<Caller, R
 /// What a request is about: action, key, version.
 fn route<'a>(method: &str, path: &'a [&'a str]) -> Option<(Action, &'a str, &'a str)> {
     Some(match (method, path) {
-        ("GET", ["keys", name] | ["keys", name, "versions"] | ["deletedkeys", name]) => (Action::Read, *name, ""),
+        ("GET", ["keys", name] | ["keys", name, "versions" | "rotationpolicy"] | ["deletedkeys", name]) => (Action::Read, *name, ""),
         ("GET", ["keys", name, version]) => (Action::Read, *name, *version),
         ("POST", ["keys", name, "create"]) => (Action::Create, *name, ""),
         ("POST", ["keys", name, "rotate"]) => (Action::Rotate, *name, ""),
@@ -208,6 +208,14 @@ fn perform(
     match action {
         Action::Read if path[0] == "deletedkeys" => vault.find_deleted(name).map(|_| Reply::json(200, &deleted_json(vault, name))),
         Action::Read if path.get(2) == Some(&"versions") => versions_page(vault, asked, name),
+        Action::Read if path.get(2) == Some(&"rotationpolicy") => {
+            let (key, _) = vault.find(name, "")?;
+            let notify = json!({"trigger": {"timeBeforeExpiry": "P30D"}, "action": {"type": "Notify"}});
+            let rotate = key.rotates.map(|(trigger, duration)| json!({"trigger": {trigger: duration}, "action": {"type": "Rotate"}}));
+            let actions: Vec<Value> = [notify].into_iter().chain(rotate).collect();
+            let id = format!("https://{}/keys/{name}/rotationpolicy", vault.name());
+            Ok(Reply::json(200, &json!({"id": id, "lifetimeActions": actions, "attributes": {"created": 1, "updated": 1}})))
+        }
         Action::Read => bundle(vault, name, version),
         Action::Wrap | Action::Unwrap | Action::Encrypt | Action::Decrypt => {
             let body = asked.json();
